@@ -1,0 +1,2 @@
+//! keyhatch
+fn main() {}

@@ -1,0 +1,69 @@
+//! The resolved rules of one sandbox: what the runner builds, with nothing left to decide.
+//!
+//! Made by the broker from a policy and a project; read by the runner as JSON from a descriptor.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use keyhatch_protocol::SessionId;
+use serde::{Deserialize, Serialize};
+
+/// Everything the runner needs. Paths are absolute and, where they are sources, resolved on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxRules {
+    /// Whose sandbox it is.
+    pub session: SessionId,
+    /// Where the command starts: a path inside.
+    pub cwd: PathBuf,
+    /// The home directory inside: made empty, in memory, writable.
+    pub home: PathBuf,
+    /// Directories and files of the host that are shown read-only at their own path, where they exist.
+    pub system: Vec<PathBuf>,
+    /// What is mounted over that, in this order.
+    pub mounts: Vec<Mount>,
+    /// Small files that are made inside, read-only for the agent (`/etc/passwd`, `/etc/gitconfig`).
+    pub files: Vec<FileInside>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// The program and its arguments; looked up in the environment's `PATH` inside.
+    pub command: Vec<String>,
+    /// Loopback ports inside whose listening sockets are handed out before the command starts, in this order.
+    pub listen: Vec<u16>,
+    /// Whether standard input is a terminal of our own that becomes the controlling one.
+    pub terminal: bool,
+    /// Resource limits, always enforced.
+    pub limits: Limits,
+}
+
+/// One bind mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// A directory or file of the host.
+    pub source: PathBuf,
+    /// Where it appears inside.
+    pub target: PathBuf,
+    /// Whether it can only be read.
+    pub read_only: bool,
+}
+
+/// A small file that exists only inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileInside {
+    /// Its absolute path inside.
+    pub path: PathBuf,
+    /// Its whole content.
+    pub content: String,
+}
+
+/// Resource limits by `setrlimit(2)`; none means the user's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Open descriptors of one process.
+    pub open_files: Option<u64>,
+    /// Largest file, in bytes.
+    pub file_bytes: Option<u64>,
+}

@@ -1,0 +1,22 @@
+//! Names and messages that cross the wall between the agent's side and the user's side.
+//!
+//! Everything here is a value: parsed once from untrusted bytes, then carried as a type that cannot
+//! hold anything illegal. No I/O beyond `Read` and `Write`, and nothing of the other crates.
+#![forbid(unsafe_code)]
+
+pub mod frame;
+pub mod id;
+pub mod message;
+pub mod oid;
+pub mod push;
+pub mod refname;
+pub mod remote;
+pub mod text;
+
+pub use id::{RequestId, SessionId};
+pub use oid::{ObjectFormat, ObjectId};
+pub use push::{
+    ChangedFile, CommitFact, Facts, Identity, RefUpdate, Risk, RiskKind, UpdateFact, UpdateKind,
+};
+pub use refname::RefName;
+pub use remote::{Host, Remote, RemoteError, Scheme};

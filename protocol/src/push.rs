@@ -1,0 +1,198 @@
+//! What a push would do: its commands, and the facts that inspection found.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ObjectFormat, ObjectId, RefName};
+
+/// One command of a push: `old new ref`. A create has a zero `old`, a delete a zero `new`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefUpdate {
+    /// Where the client believes the ref to be; the server compares and swaps.
+    pub old: ObjectId,
+    /// Where the ref should be.
+    pub new: ObjectId,
+    /// The full name.
+    #[serde(rename = "ref")]
+    pub ref_name: RefName,
+}
+
+/// What a command does to its ref. A client never says "force": ancestry does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdateKind {
+    /// The ref is new.
+    Create,
+    /// The old tip is an ancestor of the new one.
+    FastForward,
+    /// The old tip is not an ancestor of the new one, or it cannot be known.
+    Force,
+    /// The ref goes away.
+    Delete,
+}
+
+impl UpdateKind {
+    /// The word that policies, JSON and people use.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::FastForward => "fast-forward",
+            Self::Force => "force",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// One command with what it does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateFact {
+    /// The full name.
+    #[serde(rename = "ref")]
+    pub ref_name: RefName,
+    /// What happens to it.
+    pub kind: UpdateKind,
+    /// From here.
+    pub old: ObjectId,
+    /// To here.
+    pub new: ObjectId,
+}
+
+/// A person as a commit names one: text that the session chose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// The name.
+    pub name: String,
+    /// The address.
+    pub email: String,
+}
+
+/// One commit that upstream does not have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommitFact {
+    /// Its name.
+    pub oid: ObjectId,
+    /// Who wrote it.
+    pub author: Identity,
+    /// Who committed it.
+    pub committer: Identity,
+    /// The first line of its message, at most 200 bytes.
+    pub subject: String,
+    /// Whether it carries a signature.
+    pub signed: bool,
+    /// How many parents it has.
+    pub parents: u32,
+}
+
+/// One file that the push changes, against what upstream has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangedFile {
+    /// The path, lossily decoded; for people.
+    pub path: String,
+    /// `A`dded, `M`odified, `D`eleted, `R`enamed, `C`opied, `T`ype changed.
+    pub status: char,
+    /// Added lines; none for a binary file.
+    pub added: Option<u64>,
+    /// Removed lines; none for a binary file.
+    pub removed: Option<u64>,
+}
+
+/// The kinds of risk that inspection looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RiskKind {
+    /// An added line that looks like a secret.
+    Secret,
+    /// A workflow or pipeline file of a CI service.
+    CiWorkflow,
+    /// A submodule, or `.gitmodules`.
+    Submodule,
+    /// `.gitattributes`.
+    Gitattributes,
+    /// A git hook or a hook manager's file.
+    Hook,
+    /// A symbolic link that leaves the tree.
+    Symlink,
+    /// A binary file.
+    Binary,
+    /// A file larger than the limit.
+    Big,
+    /// Invisible or bidirectional characters.
+    InvisibleText,
+    /// Objects in the pack that no command reaches.
+    Unreachable,
+    /// Something that could not be found out.
+    Unknown,
+    /// What `git fsck` warns about.
+    Fsck,
+    /// A push option: servers act on them.
+    PushOption,
+}
+
+impl RiskKind {
+    /// The word that policies, JSON and people use.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Secret => "secret",
+            Self::CiWorkflow => "ci-workflow",
+            Self::Submodule => "submodule",
+            Self::Gitattributes => "gitattributes",
+            Self::Hook => "hook",
+            Self::Symlink => "symlink",
+            Self::Binary => "binary",
+            Self::Big => "big",
+            Self::InvisibleText => "invisible-text",
+            Self::Unreachable => "unreachable",
+            Self::Unknown => "unknown",
+            Self::Fsck => "fsck",
+            Self::PushOption => "push-option",
+        }
+    }
+}
+
+/// One thing that the person who decides should look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Risk {
+    /// What kind.
+    pub kind: RiskKind,
+    /// Where and what, one line; never the secret itself.
+    pub detail: String,
+}
+
+/// What inspection found. Bounded: counts are whole, lists may be cut, and then say so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Facts {
+    /// The hash that the push uses.
+    pub object_format: ObjectFormat,
+    /// Each command with what it does, in the client's order.
+    pub updates: Vec<UpdateFact>,
+    /// How many commits upstream does not have.
+    pub commit_count: u64,
+    /// The newest of them, at most 1,000.
+    pub commits: Vec<CommitFact>,
+    /// How many files change.
+    pub file_count: u64,
+    /// The first of them, at most 2,000.
+    pub files: Vec<ChangedFile>,
+    /// Added lines, over all files.
+    pub added: u64,
+    /// Removed lines, over all files.
+    pub removed: u64,
+    /// Objects in the pack.
+    pub object_count: u64,
+    /// The pack's size in bytes.
+    pub pack_bytes: u64,
+    /// What to look at.
+    pub risks: Vec<Risk>,
+    /// The diff as unified text, at most 1 MiB.
+    pub diff: String,
+    /// Whether the diff was cut.
+    pub diff_cut: bool,
+}
