@@ -299,7 +299,7 @@ fn parse_path(scheme: Scheme, path: &str) -> Result<String, RemoteError> {
     let legal_char = |c: char| !c.is_control() && !matches!(c, '%' | '\\' | '?' | '#' | '`' | '"');
     let legal = !path.is_empty()
         && path.chars().all(legal_char)
-        && !path.starts_with('-')
+        && !path.starts_with(['-', ':'])
         && path.split('/').all(|component| component != ".." && component != ".")
         && (scheme == Scheme::Scp || !path.starts_with('/'));
     if legal { Ok(path.to_owned()) } else { Err(RemoteError::Path) }

@@ -1,0 +1,606 @@
+//! The approval queue: who waits, what was decided, what a retry may use.
+//!
+//! One lock around plain maps. Every rule of the queue is here: once, expired, withdrawn, retried, granted, refused.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use keyhatch_policies::{Operation, Terms};
+use keyhatch_protocol::{RefName, Remote, RequestId, SessionId, UpdateKind};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::sync::{oneshot, watch};
+
+use super::{Approved, Authority, Decision, Digest, Patience};
+
+/// Most requests of one session that can be pending: a person reads none of a flood.
+const MAX_PENDING_PER_SESSION: usize = 16;
+/// How many decided ids are remembered, to say "already decided" and not "unknown".
+const REMEMBERED: usize = 1_000;
+/// How long a refusal answers a repeat by itself, doubled with each repeat up to the cap.
+const BACK_OFF: Duration = Duration::from_secs(30);
+/// The cap of the doubling.
+const MAX_BACK_OFF: Duration = Duration::from_secs(15 * 60);
+
+/// How far an approval reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// This operation, once.
+    Once,
+    /// Also later fast-forwards of the same refs of the same remote in this session.
+    Session,
+}
+
+/// A decision came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DecideError {
+    /// No request of that id was ever asked of this broker.
+    #[error("no approval request {0} is pending")]
+    Unknown(RequestId),
+    /// Somebody was faster.
+    #[error("request {id} was already {how}")]
+    AlreadyDecided {
+        /// Which.
+        id: RequestId,
+        /// What became of it.
+        how: &'static str,
+    },
+    /// What was shown is not what is asked now.
+    #[error("request {0} is not the operation that was shown")]
+    DigestDiffers(RequestId),
+    /// The terms allow only this one operation.
+    #[error("request {id} can only be approved once: {why}")]
+    OnceOnly {
+        /// Which.
+        id: RequestId,
+        /// Why a standing permission is out of the question.
+        why: &'static str,
+    },
+}
+
+/// One request as surfaces see it.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// What people type.
+    pub id: RequestId,
+    /// Who asks.
+    pub session: SessionId,
+    /// What for.
+    pub operation: Operation,
+    /// On which terms.
+    pub terms: Terms,
+    /// What a decision names.
+    pub digest: Digest,
+    /// When it was asked.
+    pub created: SystemTime,
+    /// When it ends by itself.
+    pub expires: SystemTime,
+    /// Whether the client went away: a decision then waits for its retry.
+    pub withdrawn: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    asked: Asked,
+    patience: Patience,
+    waiting: Option<oneshot::Sender<Decision>>,
+    approved: bool,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    until: SystemTime,
+    back_off: Duration,
+    reason: Option<String>,
+}
+
+#[derive(Debug)]
+struct Grant {
+    session: SessionId,
+    remote: Remote,
+    refs: Vec<RefName>,
+    fetch: bool,
+    from: RequestId,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: HashMap<RequestId, Entry>,
+    decided: VecDeque<(RequestId, &'static str)>,
+    refusals: HashMap<(SessionId, Digest), Refusal>,
+    grants: Vec<Grant>,
+}
+
+/// The queue of one broker. A restarted broker forgets it.
+#[derive(Debug)]
+pub struct Queue {
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { state: Mutex::default(), changed: watch::Sender::new(0) }
+    }
+}
+
+/// What became of a question.
+#[derive(Debug)]
+pub enum Submission<'q> {
+    /// It goes through at once: a grant covers it, or it is the retry of an approved request.
+    Approved(Approved<Operation>),
+    /// It was refused a moment ago, and the no sticks.
+    Refused(Option<String>),
+    /// The session asks too much.
+    TooMany,
+    /// A person has to decide.
+    Held(Held<'q>),
+}
+
+/// A question that somebody waits on. Dropping it withdraws the request: nothing will be sent.
+#[derive(Debug)]
+pub struct Held<'q> {
+    queue: &'q Queue,
+    id: RequestId,
+    decision: oneshot::Receiver<Decision>,
+    attached: Attached,
+    patience: Duration,
+}
+
+/// Whether a held question is new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attached {
+    /// Asked for the first time.
+    New,
+    /// The retry of a request that is still undecided.
+    Again,
+}
+
+impl Queue {
+    /// A channel that changes whenever the queue does.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Asks for a decision on an operation.
+    pub fn submit(
+        &self,
+        session: &SessionId,
+        (operation, terms): (Operation, Terms),
+        patience: Patience,
+        (now, new_id): (SystemTime, RequestId),
+    ) -> Submission<'_> {
+        let digest = Digest::of(session, &operation);
+        let mut state = self.lock();
+        state.expire(now);
+        if let Some(from) = state.granted(session, &operation, &terms) {
+            let authority = Authority::Grant(from);
+            return Submission::Approved(Approved { operation, terms, digest, authority });
+        }
+        if let Some(reason) = state.still_refused(session, &digest, now) {
+            return Submission::Refused(reason);
+        }
+        // The retry rule: same session and digest, and inspection found the same facts.
+        let same = |e: &&mut Entry| {
+            e.asked.digest == digest && e.waiting.is_none() && e.asked.operation == operation
+        };
+        let (sender, decision) = oneshot::channel();
+        if let Some(entry) = state.entries.values_mut().find(same) {
+            let id = entry.asked.id.clone();
+            if entry.approved {
+                drop(state);
+                return self.consume(&id).map_or(Submission::TooMany, Submission::Approved);
+            }
+            entry.waiting = Some(sender);
+            entry.asked.withdrawn = false;
+            entry.asked.expires = now + patience.held;
+            drop(state);
+            self.announce();
+            return Submission::Held(Held {
+                queue: self,
+                id,
+                decision,
+                attached: Attached::Again,
+                patience: patience.held,
+            });
+        }
+        if state.entries.values().filter(|e| &e.asked.session == session).count() >= MAX_PENDING_PER_SESSION {
+            return Submission::TooMany;
+        }
+        let id = new_id;
+        let asked = Asked {
+            id: id.clone(),
+            session: session.clone(),
+            operation,
+            terms,
+            digest,
+            created: now,
+            expires: now + patience.held,
+            withdrawn: false,
+        };
+        state.entries.insert(id.clone(), Entry { asked, patience, waiting: Some(sender), approved: false });
+        drop(state);
+        self.announce();
+        Submission::Held(Held { queue: self, id, decision, attached: Attached::New, patience: patience.held })
+    }
+
+    /// Everything that can be decided now, oldest first.
+    #[must_use]
+    pub fn pending(&self, now: SystemTime) -> Vec<Asked> {
+        let mut state = self.lock();
+        state.expire(now);
+        let mut list: Vec<Asked> =
+            state.entries.values().filter(|e| !e.approved).map(|e| e.asked.clone()).collect();
+        list.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        list
+    }
+
+    /// Decides a request. The digest, where given, must be the one that was shown.
+    ///
+    /// # Errors
+    /// When it is unknown, decided, expired, another operation, or cannot be approved for longer.
+    pub fn decide(
+        &self,
+        id: &RequestId,
+        digest: Option<&str>,
+        decision: Decision,
+        now: SystemTime,
+    ) -> Result<Asked, DecideError> {
+        // Held across the check and the change: two decisions on one request must not both win.
+        let mut state = self.lock();
+        state.expire(now);
+        let Some(entry) = state.entries.get_mut(id).filter(|e| !e.approved) else {
+            return Err(state.why_not(id));
+        };
+        if digest.is_some_and(|digest| digest != entry.asked.digest.as_str()) {
+            return Err(DecideError::DigestDiffers(id.clone()));
+        }
+        if decision == Decision::Approved(Scope::Session)
+            && let Some(why) = once_only(&entry.asked)
+        {
+            return Err(DecideError::OnceOnly { id: id.clone(), why });
+        }
+        let asked = entry.asked.clone();
+        let waiting = entry.waiting.take();
+        match &decision {
+            // The entry stays until the approval is used: by the client that waits, or by its retry.
+            Decision::Approved(scope) => {
+                entry.approved = true;
+                if *scope == Scope::Session {
+                    state.grants.push(Grant::from_request(&asked));
+                }
+            }
+            Decision::Refused(reason) => {
+                state.refuse(&asked, reason.clone(), now);
+                state.finish(id, "refused");
+            }
+            Decision::Unanswered => state.finish(id, "unanswered"),
+        }
+        if let Some(waiting) = waiting
+            && waiting.send(decision).is_err()
+        {
+            tracing::debug!(%id, "decided after the client went away");
+        }
+        drop(state);
+        self.announce();
+        Ok(asked)
+    }
+
+    /// Forgets everything of a session that has ended.
+    pub fn forget(&self, session: &SessionId) {
+        let mut state = self.lock();
+        let ids: Vec<RequestId> = state
+            .entries
+            .iter()
+            .filter(|(_, e)| &e.asked.session == session)
+            .map(|(id, _)| id.clone())
+            .collect();
+        ids.iter().for_each(|id| state.finish(id, "withdrawn: its session ended"));
+        state.grants.retain(|grant| &grant.session != session);
+        state.refusals.retain(|(of, _), _| of != session);
+        drop(state);
+        self.announce();
+    }
+
+    /// Uses an approval up: the entry that was shown becomes the proof.
+    fn consume(&self, id: &RequestId) -> Option<Approved<Operation>> {
+        let mut state = self.lock();
+        let asked = state.entries.get(id).filter(|e| e.approved)?.asked.clone();
+        state.finish(id, "approved");
+        drop(state);
+        self.announce();
+        let Asked { operation, terms, digest, .. } = asked;
+        Some(Approved { operation, terms, digest, authority: Authority::Person(id.clone()) })
+    }
+
+    fn close(&self, id: &RequestId, how: &'static str) {
+        self.lock().finish(id, how);
+        self.announce();
+    }
+
+    fn withdraw(&self, id: &RequestId, now: SystemTime) {
+        let mut state = self.lock();
+        let Some(entry) = state.entries.get_mut(id) else { return };
+        entry.waiting = None;
+        entry.asked.withdrawn = true;
+        entry.asked.expires = now + entry.patience.withdrawn;
+        drop(state);
+        self.announce();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held leaves whole maps: every change is one insert or one remove.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announce(&self) {
+        self.changed.send_modify(|version| *version += 1);
+    }
+}
+
+impl Held<'_> {
+    /// The id that people type.
+    #[must_use]
+    pub fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// Whether it is new.
+    #[must_use]
+    pub const fn attached(&self) -> Attached {
+        self.attached
+    }
+
+    /// Waits for the decision. An approval comes with its proof.
+    ///
+    /// # Errors
+    /// The decision that was not an approval.
+    pub async fn decided(mut self) -> Result<Approved<Operation>, Decision> {
+        let decision = match tokio::time::timeout(self.patience, &mut self.decision).await {
+            Ok(Ok(decision)) => decision,
+            // The session ended, or nobody answered: both are a no.
+            Ok(Err(_)) | Err(_) => Decision::Unanswered,
+        };
+        match decision {
+            Decision::Approved(_) => self.queue.consume(&self.id).ok_or(Decision::Unanswered),
+            Decision::Unanswered => {
+                self.queue.close(&self.id, "unanswered");
+                Err(Decision::Unanswered)
+            }
+            refused @ Decision::Refused(_) => Err(refused),
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.queue.withdraw(&self.id, SystemTime::now());
+    }
+}
+
+impl State {
+    fn expire(&mut self, now: SystemTime) {
+        let over: Vec<RequestId> =
+            self.entries.iter().filter(|(_, e)| e.asked.expires <= now).map(|(id, _)| id.clone()).collect();
+        over.iter().for_each(|id| self.finish(id, "expired"));
+        self.refusals.retain(|_, refusal| refusal.until + refusal.back_off > now);
+    }
+
+    fn finish(&mut self, id: &RequestId, how: &'static str) {
+        if self.entries.remove(id).is_some() {
+            self.decided.push_back((id.clone(), how));
+            if self.decided.len() > REMEMBERED {
+                self.decided.pop_front();
+            }
+        }
+    }
+
+    fn why_not(&self, id: &RequestId) -> DecideError {
+        if self.entries.contains_key(id) {
+            return DecideError::AlreadyDecided { id: id.clone(), how: "approved" };
+        }
+        match self.decided.iter().find(|(decided, _)| decided == id) {
+            Some((_, how)) => DecideError::AlreadyDecided { id: id.clone(), how },
+            None => DecideError::Unknown(id.clone()),
+        }
+    }
+
+    fn granted(&self, session: &SessionId, operation: &Operation, terms: &Terms) -> Option<RequestId> {
+        let covers = |grant: &&Grant| {
+            &grant.session == session
+                && match operation {
+                    Operation::Fetch(fetch) => grant.fetch && grant.remote == fetch.remote,
+                    Operation::Push(push) => {
+                        !grant.fetch
+                            && !terms.once_only
+                            && grant.remote == push.remote
+                            && push.push_options.is_empty()
+                            && push.facts.risks.is_empty()
+                            && push.facts.updates.iter().all(|update| {
+                                update.kind == UpdateKind::FastForward
+                                    && grant.refs.contains(&update.ref_name)
+                            })
+                    }
+                }
+        };
+        self.grants.iter().find(covers).map(|grant| grant.from.clone())
+    }
+
+    fn refuse(&mut self, asked: &Asked, reason: Option<String>, now: SystemTime) {
+        let refusal = Refusal { until: now + BACK_OFF, back_off: BACK_OFF, reason };
+        self.refusals.insert((asked.session.clone(), asked.digest.clone()), refusal);
+    }
+
+    /// A no sticks: a repeat within the back-off is refused by itself, and lengthens it.
+    fn still_refused(
+        &mut self,
+        session: &SessionId,
+        digest: &Digest,
+        now: SystemTime,
+    ) -> Option<Option<String>> {
+        let refusal = self.refusals.get_mut(&(session.clone(), digest.clone()))?;
+        if refusal.until <= now {
+            return None;
+        }
+        refusal.back_off = (refusal.back_off * 2).min(MAX_BACK_OFF);
+        refusal.until = now + refusal.back_off;
+        Some(refusal.reason.clone())
+    }
+}
+
+impl Grant {
+    fn from_request(asked: &Asked) -> Self {
+        let (remote, refs, fetch) = match &asked.operation {
+            Operation::Fetch(fetch) => (fetch.remote.clone(), Vec::new(), true),
+            Operation::Push(push) => {
+                let refs = push.facts.updates.iter().map(|update| update.ref_name.clone()).collect();
+                (push.remote.clone(), refs, false)
+            }
+        };
+        Self { session: asked.session.clone(), remote, refs, fetch, from: asked.id.clone() }
+    }
+}
+
+/// Why this request can never become a standing permission.
+fn once_only(asked: &Asked) -> Option<&'static str> {
+    match &asked.operation {
+        Operation::Fetch(_) => None,
+        Operation::Push(push) => {
+            let plain = |kind| matches!(kind, UpdateKind::Create | UpdateKind::FastForward);
+            if !push.facts.updates.iter().all(|update| plain(update.kind)) {
+                Some("it forces or deletes a ref")
+            } else if !push.facts.risks.is_empty() {
+                Some("it carries a risk")
+            } else if asked.terms.once_only {
+                Some("the policy says so")
+            } else {
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyhatch_policies::{CredentialChoice, FetchOperation};
+
+    use super::*;
+
+    const PATIENCE: Patience =
+        Patience { held: Duration::from_secs(600), withdrawn: Duration::from_secs(900) };
+
+    fn session(n: u8) -> SessionId {
+        SessionId::from_random([n; 4])
+    }
+
+    fn fetch(path: &str) -> (Operation, Terms) {
+        let remote = Remote::parse(&format!("https://git.example.org/{path}")).expect("a remote");
+        let terms = Terms {
+            rule: "r".into(),
+            reason: "why".into(),
+            credential: CredentialChoice::Host,
+            once_only: false,
+        };
+        (Operation::Fetch(FetchOperation { remote }), terms)
+    }
+
+    fn submit<'q>(queue: &'q Queue, n: u8, path: &str, id: u8) -> Submission<'q> {
+        let at = (SystemTime::now(), RequestId::from_random([id; 3]));
+        queue.submit(&session(n), fetch(path), PATIENCE, at)
+    }
+
+    fn held(submission: Submission<'_>) -> Held<'_> {
+        match submission {
+            Submission::Held(held) => held,
+            other => panic!("not held: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_approval_is_delivered_once_and_deciding_twice_is_refused() {
+        let queue = Queue::default();
+        let held = held(submit(&queue, 1, "a", 1));
+        let id = held.id().clone();
+        queue.decide(&id, None, Decision::Approved(Scope::Once), SystemTime::now()).expect("decides");
+        let again = queue.decide(&id, None, Decision::Refused(None), SystemTime::now());
+        assert!(matches!(again, Err(DecideError::AlreadyDecided { how: "approved", .. })), "{again:?}");
+        let approved = held.decided().await.expect("approved");
+        assert_eq!(approved.authority(), &Authority::Person(id));
+        assert!(matches!(submit(&queue, 1, "a", 2), Submission::Held(_)), "once is once");
+    }
+
+    #[tokio::test]
+    async fn a_withdrawn_request_that_was_approved_lets_one_retry_through() {
+        let queue = Queue::default();
+        let first = held(submit(&queue, 1, "a", 1));
+        let id = first.id().clone();
+        drop(first);
+        assert!(queue.pending(SystemTime::now())[0].withdrawn);
+        queue.decide(&id, None, Decision::Approved(Scope::Once), SystemTime::now()).expect("decides");
+        assert!(queue.pending(SystemTime::now()).is_empty());
+        assert!(matches!(submit(&queue, 2, "a", 2), Submission::Held(_)), "another session asks anew");
+        assert!(matches!(submit(&queue, 1, "b", 3), Submission::Held(_)), "another operation asks anew");
+        assert!(matches!(submit(&queue, 1, "a", 4), Submission::Approved(_)));
+        assert!(matches!(submit(&queue, 1, "a", 5), Submission::Held(_)), "only one retry");
+    }
+
+    #[tokio::test]
+    async fn an_approval_that_came_as_the_client_left_is_kept_for_the_retry() {
+        let queue = Queue::default();
+        let first = held(submit(&queue, 1, "a", 1));
+        let id = first.id().clone();
+        queue.decide(&id, None, Decision::Approved(Scope::Once), SystemTime::now()).expect("decides");
+        drop(first);
+        assert!(matches!(submit(&queue, 1, "a", 2), Submission::Approved(_)));
+    }
+
+    #[tokio::test]
+    async fn a_retry_before_the_decision_keeps_its_id() {
+        let queue = Queue::default();
+        let first = held(submit(&queue, 1, "a", 1));
+        let id = first.id().clone();
+        drop(first);
+        let second = held(submit(&queue, 1, "a", 2));
+        assert_eq!((second.id(), second.attached()), (&id, Attached::Again));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_sticks_and_expiry_is_a_no() {
+        let queue = Queue::default();
+        let first = held(submit(&queue, 1, "a", 1));
+        let no = Decision::Refused(Some("not today".into()));
+        queue.decide(first.id(), None, no.clone(), SystemTime::now()).expect("decides");
+        assert_eq!(first.decided().await.expect_err("refused"), no);
+        let repeat = submit(&queue, 1, "a", 2);
+        assert!(matches!(repeat, Submission::Refused(Some(ref why)) if why == "not today"), "{repeat:?}");
+        let late = held(submit(&queue, 1, "b", 3));
+        let after = SystemTime::now() + Duration::from_secs(601);
+        let answer = queue.decide(late.id(), None, Decision::Approved(Scope::Once), after);
+        assert!(matches!(answer, Err(DecideError::AlreadyDecided { how: "expired", .. })), "{answer:?}");
+        assert_eq!(late.decided().await.expect_err("a no"), Decision::Unanswered);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_digest_and_an_unknown_id_decide_nothing() {
+        let queue = Queue::default();
+        let first = held(submit(&queue, 1, "a", 1));
+        let yes = Decision::Approved(Scope::Once);
+        let wrong = queue.decide(first.id(), Some("00"), yes.clone(), SystemTime::now());
+        assert!(matches!(wrong, Err(DecideError::DigestDiffers(_))));
+        let unknown = queue.decide(&RequestId::from_random([9; 3]), None, yes, SystemTime::now());
+        assert!(matches!(unknown, Err(DecideError::Unknown(_))));
+        assert_eq!(queue.pending(SystemTime::now()).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_one_session_leaves_room_for_another() {
+        let queue = Queue::default();
+        let flood: Vec<_> = (0..16).map(|n| submit(&queue, 1, &format!("r{n}"), n)).collect();
+        assert!(flood.iter().all(|s| matches!(s, Submission::Held(_))));
+        assert!(matches!(submit(&queue, 1, "more", 40), Submission::TooMany));
+        assert!(matches!(submit(&queue, 2, "a", 41), Submission::Held(_)));
+    }
+}

@@ -1,0 +1,218 @@
+//! The audit log: one line of JSON an event, each line naming the hash of the line before.
+//!
+//! Comes in: events of the broker's own. Goes out: lines on disk, flushed before the caller goes on. A head record
+//! beside the log names the last line, so that a cut tail is noticed. No secret and no payload: names and digests.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+/// What the first line names as the line before it.
+const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// The log could not be written; what was to be recorded must not happen.
+#[derive(Debug, Error)]
+#[error("cannot write the audit log")]
+pub struct AuditError {
+    #[source]
+    source: io::Error,
+}
+
+/// Where a log breaks.
+#[derive(Debug, Error)]
+pub enum VerifyError {
+    /// The log or its head record cannot be read.
+    #[error("cannot read the audit log")]
+    Read(#[source] io::Error),
+    /// This line is not what was written after the one before it.
+    #[error("line {line}: {what}")]
+    Line {
+        /// Counted from 1.
+        line: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The log ends before the record that its head names.
+    #[error("the log ends at line {found}, but line {expected} was written: its tail was cut")]
+    Tail {
+        /// The last line there is.
+        found: u64,
+        /// The last line that was written.
+        expected: u64,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    seq: u64,
+    hash: String,
+}
+
+/// The open log.
+#[derive(Debug)]
+pub struct AuditLog {
+    file: File,
+    head_path: PathBuf,
+    seq: u64,
+    prev: String,
+}
+
+impl AuditLog {
+    /// Opens the log, continuing the chain after its last line.
+    ///
+    /// # Errors
+    /// When the log cannot be opened or read.
+    pub fn open(path: &Path) -> Result<Self, AuditError> {
+        let wrap = |source| AuditError { source };
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(wrap)?;
+        let (mut seq, mut prev) = (0, GENESIS.to_owned());
+        let mut ends_whole = true;
+        let mut reader = BufReader::new(File::open(path).map_err(wrap)?);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).map_err(wrap)? > 0 {
+            ends_whole = line.ends_with(b"\n");
+            seq += 1;
+            prev = hash(line.strip_suffix(b"\n").unwrap_or(&line));
+            line.clear();
+        }
+        let mut log = Self { file, head_path: head_path(path), seq, prev };
+        if !ends_whole {
+            // A broker that died in the middle of a line: `verify` names it, and new lines start on their own.
+            log.file.write_all(b"\n").map_err(wrap)?;
+        }
+        Ok(log)
+    }
+
+    /// Appends one event and returns its number once it is on disk.
+    ///
+    /// # Errors
+    /// When it could not be written: the caller must not go on.
+    pub fn record(&mut self, event: &str, fields: Map<String, Value>) -> Result<u64, AuditError> {
+        let wrap = |source| AuditError { source };
+        let mut entry = Map::new();
+        entry.insert("seq".into(), (self.seq + 1).into());
+        entry.insert("time".into(), humantime::format_rfc3339_millis(SystemTime::now()).to_string().into());
+        entry.insert("prev".into(), self.prev.clone().into());
+        entry.insert("event".into(), event.into());
+        entry.extend(fields);
+        let line = Value::Object(entry).to_string();
+        self.file.write_all(format!("{line}\n").as_bytes()).map_err(wrap)?;
+        self.file.sync_data().map_err(wrap)?;
+        self.seq += 1;
+        self.prev = hash(line.as_bytes());
+        self.write_head().map_err(wrap)?;
+        Ok(self.seq)
+    }
+
+    fn write_head(&self) -> io::Result<()> {
+        let head = Head { seq: self.seq, hash: self.prev.clone() };
+        let next = self.head_path.with_extension("next");
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+        file.write_all(serde_json::to_string(&head)?.as_bytes())?;
+        std::fs::rename(&next, &self.head_path)
+    }
+}
+
+fn head_path(log: &Path) -> PathBuf {
+    log.with_extension("head")
+}
+
+fn hash(line: &[u8]) -> String {
+    Sha256::digest(line).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Checks the whole chain and returns how many lines it has.
+///
+/// # Errors
+/// The first line that was changed, removed or moved, or a tail that was cut.
+pub fn verify(path: &Path) -> Result<u64, VerifyError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !head_path(path).exists() => return Ok(0),
+        Err(e) => return Err(VerifyError::Read(e)),
+    };
+    let (mut seq, mut prev) = (0u64, GENESIS.to_owned());
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line.map_err(VerifyError::Read)?;
+        let at = |what| VerifyError::Line { line: seq + 1, what };
+        let entry: Map<String, Value> =
+            serde_json::from_slice(&line).map_err(|_| at("it is not a whole record"))?;
+        if entry.get("seq").and_then(Value::as_u64) != Some(seq + 1) {
+            return Err(at("its number does not follow the line before: a line was removed, added or moved"));
+        }
+        if entry.get("prev").and_then(Value::as_str) != Some(prev.as_str()) {
+            return Err(at("it does not follow from the line before: one of the two was changed"));
+        }
+        seq += 1;
+        prev = hash(&line);
+    }
+    check_head(path, seq, &prev)
+}
+
+fn check_head(path: &Path, seq: u64, prev: &str) -> Result<u64, VerifyError> {
+    let head = std::fs::read(head_path(path)).map_err(VerifyError::Read)?;
+    let head: Head = serde_json::from_slice(&head).map_err(|e| VerifyError::Read(e.into()))?;
+    if head.seq > seq {
+        return Err(VerifyError::Tail { found: seq, expected: head.seq });
+    }
+    // The head is written after the line, so a crash can leave it one behind, but never with another hash.
+    if head.seq == seq && head.hash != prev {
+        return Err(VerifyError::Line { line: seq, what: "it is not the line that was written last" });
+    }
+    Ok(seq)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three_lines(dir: &Path) -> PathBuf {
+        let path = dir.join("audit.jsonl");
+        let mut log = AuditLog::open(&path).expect("opens");
+        for n in 0..3 {
+            let fields = Map::from_iter([("n".to_owned(), Value::from(n))]);
+            log.record("test", fields).expect("records");
+        }
+        path
+    }
+
+    #[test]
+    fn an_untouched_log_verifies_and_continues_after_reopening() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = three_lines(dir.path());
+        AuditLog::open(&path).expect("opens").record("more", Map::new()).expect("records");
+        assert_eq!(verify(&path).expect("verifies"), 4);
+    }
+
+    #[test]
+    fn a_changed_removed_or_cut_line_is_named() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = three_lines(dir.path());
+        let whole = std::fs::read_to_string(&path).expect("reads");
+        let lines: Vec<&str> = whole.lines().collect();
+        let try_with = |text: String| {
+            std::fs::write(&path, text).expect("writes");
+            verify(&path).expect_err("must not verify").to_string()
+        };
+        assert!(try_with(whole.replace("\"n\":0", "\"n\":9")).starts_with("line 2:"));
+        assert!(try_with(whole.replace("\"n\":2", "\"n\":9")).starts_with("line 3:"));
+        assert!(try_with(format!("{}\n{}\n", lines[0], lines[2])).starts_with("line 2:"));
+        assert!(try_with(format!("{}\n{}\n{}\n", lines[1], lines[0], lines[2])).starts_with("line 1:"));
+        assert!(try_with(format!("{}\n{}\n", lines[0], lines[1])).contains("tail was cut"));
+        assert!(try_with(String::new()).contains("tail was cut"));
+    }
+}

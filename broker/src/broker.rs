@@ -1,0 +1,114 @@
+//! The broker's state: sessions, the approval queue, the audit log. One a user.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use keyhatch_protocol::{RequestId, SessionId};
+use serde_json::{Map, Value};
+
+use crate::approval::Queue;
+use crate::audit::{AuditError, AuditLog};
+use crate::credential::HostGit;
+use crate::paths::Paths;
+use crate::session::Session;
+
+/// How long a request stays decidable after its client went away.
+pub const WITHDRAWN: Duration = Duration::from_secs(15 * 60);
+
+/// The state that every connection shares.
+#[derive(Debug)]
+pub struct Broker {
+    /// Where things are kept.
+    pub paths: Paths,
+    /// What waits for a person.
+    pub queue: Queue,
+    /// The host's git and its credential helpers.
+    pub host_git: HostGit,
+    audit: Mutex<AuditLog>,
+    sessions: Mutex<HashMap<SessionId, Arc<Session>>>,
+}
+
+impl Broker {
+    /// Opens the audit log and starts with no session.
+    ///
+    /// # Errors
+    /// When the audit log cannot be opened: a broker that cannot record must not act.
+    pub fn new(paths: Paths, host_git: HostGit) -> Result<Self, AuditError> {
+        let audit = Mutex::new(AuditLog::open(&paths.audit())?);
+        Ok(Self { paths, queue: Queue::default(), host_git, audit, sessions: Mutex::default() })
+    }
+
+    /// Records an event; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// When it could not be written: what was to happen must not.
+    pub fn record(
+        &self,
+        session: &SessionId,
+        event: &str,
+        fields: Vec<(&str, Value)>,
+    ) -> Result<u64, AuditError> {
+        let mut map = Map::new();
+        map.insert("session".into(), session.as_str().into());
+        map.extend(fields.into_iter().map(|(key, value)| (key.to_owned(), value)));
+        // The chain needs one writer at a time; a record is one short write and one flush.
+        self.audit.lock().unwrap_or_else(PoisonError::into_inner).record(event, map)
+    }
+
+    /// Adds a session.
+    pub fn add(&self, session: Arc<Session>) {
+        self.lock_sessions().insert(session.id.clone(), session);
+    }
+
+    /// Finds a session.
+    #[must_use]
+    pub fn session(&self, id: &SessionId) -> Option<Arc<Session>> {
+        self.lock_sessions().get(id).cloned()
+    }
+
+    /// All sessions.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Arc<Session>> {
+        self.lock_sessions().values().cloned().collect()
+    }
+
+    /// Ends a session: its sockets, its requests, its grants.
+    pub fn end(&self, id: &SessionId) {
+        let Some(session) = self.lock_sessions().remove(id) else { return };
+        self.queue.forget(id);
+        session.close();
+        let lasted = SystemTime::now().duration_since(session.opened).unwrap_or_default().as_secs();
+        if let Err(error) = self.record(id, "session-closed", vec![("seconds", lasted.into())]) {
+            tracing::error!(session = %id, %error, "a session's end could not be recorded");
+        }
+    }
+
+    /// A fresh session id.
+    #[must_use]
+    pub fn new_session_id() -> SessionId {
+        SessionId::from_random(random())
+    }
+
+    /// A fresh request id.
+    #[must_use]
+    pub fn new_request_id() -> RequestId {
+        RequestId::from_random(random())
+    }
+
+    fn lock_sessions(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Random bytes from the kernel.
+///
+/// # Panics
+/// When the kernel has no randomness to give: nothing may go on without.
+#[must_use]
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let read = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    assert_eq!(read, Ok(N), "the kernel gives no random bytes");
+    bytes
+}

@@ -1,0 +1,234 @@
+//! The broker's end of the control socket.
+//!
+//! Comes in: frames from processes of the same uid. A request counts only with the token.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use keyhatch_policies::Policy;
+use keyhatch_protocol::SessionId;
+use keyhatch_protocol::frame::{self, FrameError, MAX_CONTROL_FRAME};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::{
+    Envelope, OpenedSession, Reply, Request, RequestView, SessionView, ShownRequest, VERSION, Verdict,
+};
+use crate::approval::{DecideError, Decision, seconds};
+use crate::broker::Broker;
+use crate::front;
+use crate::session;
+use crate::sys;
+
+/// How long a client may take to say what it wants.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// How long `pending --wait` may wait before it is asked again.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Accepts connections for ever.
+pub async fn accept(listener: UnixListener, broker: Arc<Broker>, token: String) {
+    let token: Arc<str> = token.into();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(connection(stream, broker.clone(), token.clone()));
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: give the others time to end.
+                tracing::warn!(%error, "cannot accept on the control socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(mut stream: UnixStream, broker: Arc<Broker>, token: Arc<str>) {
+    let uid = rustix::process::getuid().as_raw();
+    if !stream.peer_cred().is_ok_and(|peer| peer.uid() == uid) {
+        tracing::warn!("another user reached the control socket");
+        return;
+    }
+    let envelope = tokio::time::timeout(FIRST_MESSAGE, read::<Envelope>(&mut stream)).await;
+    let reply = match envelope {
+        Ok(Ok(envelope)) if !same_token(&envelope.token, &token) => {
+            failed("the control token is wrong", "the broker was restarted: run the command again")
+        }
+        Ok(Ok(envelope)) if envelope.version != VERSION => failed(
+            "this command and the running broker are of different versions",
+            "stop the old broker, then run the command again",
+        ),
+        Ok(Ok(envelope)) => match answer(&mut stream, &broker, envelope.request).await {
+            Some(reply) => reply,
+            None => return,
+        },
+        Ok(Err(FrameError::Io(_))) | Err(_) => return,
+        Ok(Err(error)) => failed(&error.to_string(), "this is not a keyhatch command's message"),
+    };
+    if let Err(error) = write(&mut stream, &reply).await {
+        tracing::debug!(%error, "a command went away before its answer");
+    }
+}
+
+/// Compares in constant time: a confined process of the same uid could otherwise measure its way in.
+fn same_token(given: &str, real: &str) -> bool {
+    given.len() == real.len() && given.bytes().zip(real.bytes()).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
+}
+
+async fn answer(stream: &mut UnixStream, broker: &Arc<Broker>, request: Request) -> Option<Reply> {
+    Some(match request {
+        Request::Ping => Reply::Pong { pid: std::process::id() },
+        Request::OpenSession { project, policy_origin, policy } => {
+            return open_session(stream, broker, (project, policy_origin, policy)).await;
+        }
+        Request::AttachListener { session } => attach(stream, broker, &session).await,
+        Request::Pending { wait } => pending(stream, broker, wait).await?,
+        Request::Show { id } => {
+            match broker.queue.pending(SystemTime::now()).iter().find(|asked| asked.id == id) {
+                Some(asked) => Reply::Shown(Box::new(ShownRequest::of(asked))),
+                None => undecidable(&DecideError::Unknown(id)),
+            }
+        }
+        Request::Decide { id, digest, decision } => {
+            let decision = match decision {
+                Verdict::Approve { scope } => Decision::Approved(scope),
+                Verdict::Deny { reason } => Decision::Refused(reason),
+            };
+            match broker.queue.decide(&id, digest.as_deref(), decision, SystemTime::now()) {
+                Ok(asked) => Reply::Decided { request: Box::new(RequestView::of(&asked, false)) },
+                Err(error) => undecidable(&error),
+            }
+        }
+        Request::Sessions => Reply::Sessions {
+            sessions: broker
+                .sessions()
+                .iter()
+                .map(|session| SessionView {
+                    id: session.id.clone(),
+                    project: session.directory.clone(),
+                    policy: session.policy.name().to_owned(),
+                    opened: seconds(session.opened),
+                })
+                .collect(),
+        },
+    })
+}
+
+/// Opens a session and keeps it until the command that opened it goes away.
+async fn open_session(
+    stream: &mut UnixStream,
+    broker: &Arc<Broker>,
+    (project, origin, text): (PathBuf, String, String),
+) -> Option<Reply> {
+    let policy = match Policy::parse(&text, &origin) {
+        Ok(policy) => policy,
+        Err(error) => return Some(failed(&error.to_string(), "keyhatch policy check FILE shows every error")),
+    };
+    let policy_name = policy.name().to_owned();
+    let id = Broker::new_session_id();
+    let (session, furniture) = match session::open(&broker.paths, id.clone(), project, policy).await {
+        Ok(opened) => opened,
+        Err(error) => return Some(failed(&chain(&error), "check the project's directory and its .git/config")),
+    };
+    let fields = vec![
+        ("project", session.directory.display().to_string().into()),
+        ("policy", policy_name.into()),
+    ];
+    if let Err(error) = broker.record(&id, "session-opened", fields) {
+        session.close();
+        return Some(failed(&chain(&error), "check that the state directory is writable and has room"));
+    }
+    let opened = OpenedSession {
+        session: id.clone(),
+        sockets: session.sockets().clone(),
+        mounts: furniture.mounts,
+        files: furniture.files,
+        notes: furniture.notes,
+    };
+    let session = Arc::new(session);
+    broker.add(session.clone());
+    if let Err(error) = front::listen_on_socket(broker, &session) {
+        broker.end(&id);
+        return Some(failed(&chain(&error), "check that the runtime directory's path is short"));
+    }
+    if write(stream, &Reply::Opened(Box::new(opened))).await.is_ok() {
+        // The command says nothing more; when its end closes, however it died, the session is over.
+        let mut rest = [0; 64];
+        while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
+    }
+    broker.end(&id);
+    None
+}
+
+async fn attach(stream: &mut UnixStream, broker: &Arc<Broker>, id: &SessionId) -> Reply {
+    let Some(session) = broker.session(id) else {
+        return failed("no such session is open", "it may have ended; start it again");
+    };
+    let receive = stream.async_io(Interest::READABLE, || sys::receive_descriptor(stream.as_fd()));
+    let listener = match tokio::time::timeout(FIRST_MESSAGE, receive).await {
+        Ok(Ok(descriptor)) => descriptor,
+        Ok(Err(_)) | Err(_) => return failed("no listening socket was handed over", "start the session again"),
+    };
+    match front::listen_on_loopback(broker, &session, listener) {
+        Ok(()) => Reply::Attached,
+        Err(error) => failed(&chain(&error), "start the session again"),
+    }
+}
+
+async fn pending(stream: &UnixStream, broker: &Broker, wait: bool) -> Option<Reply> {
+    let mut changes = broker.queue.changes();
+    let deadline = tokio::time::Instant::now() + LONGEST_WAIT;
+    loop {
+        changes.borrow_and_update();
+        let pending = broker.queue.pending(SystemTime::now());
+        if !wait || !pending.is_empty() {
+            let requests = pending.iter().map(|asked| RequestView::of(asked, false)).collect();
+            return Some(Reply::Pending { requests });
+        }
+        tokio::select! {
+            changed = changes.changed() => changed.ok()?,
+            () = tokio::time::sleep_until(deadline) => return Some(Reply::Pending { requests: Vec::new() }),
+            gone = stream.readable() => gone.ok().and(None)?,
+        }
+    }
+}
+
+fn undecidable(error: &DecideError) -> Reply {
+    let hint = match error {
+        DecideError::Unknown(_) | DecideError::AlreadyDecided { .. } => "keyhatch pending lists what waits",
+        DecideError::DigestDiffers(_) => "look at it again: keyhatch show ID",
+        DecideError::OnceOnly { .. } => "approve it once, without --session",
+    };
+    failed(&error.to_string(), hint)
+}
+
+fn failed(message: &str, hint: &str) -> Reply {
+    Reply::Failed { message: message.to_owned(), hint: Some(hint.to_owned()) }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+async fn read<T: serde::de::DeserializeOwned>(stream: &mut UnixStream) -> Result<T, FrameError> {
+    let mut header = [0; 4];
+    stream.read_exact(&mut header).await?;
+    let mut body = vec![0; frame::body_length(header, MAX_CONTROL_FRAME)?];
+    stream.read_exact(&mut body).await?;
+    frame::decode(&body)
+}
+
+async fn write(stream: &mut UnixStream, reply: &Reply) -> Result<(), FrameError> {
+    let bytes = frame::encode(reply, MAX_CONTROL_FRAME)?;
+    let written: io::Result<()> = stream.write_all(&bytes).await;
+    Ok(written?)
+}

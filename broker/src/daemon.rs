@@ -1,0 +1,140 @@
+//! The daemon: one a user, held by a lock. It serves the control socket until it is told to stop.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::FlockOperation;
+use thiserror::Error;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::audit::AuditError;
+use crate::broker::{Broker, random};
+use crate::control::server;
+use crate::credential::HostGit;
+use crate::paths::{Paths, PathsError};
+
+/// The daemon could not start.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// Its directories.
+    #[error(transparent)]
+    Paths(#[from] PathsError),
+    /// Its audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// A file or socket of its own.
+    #[error("cannot set up {what}")]
+    Setup {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// How a daemon ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// Another one holds the lock.
+    AlreadyRunning,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When its directories, its audit log or its socket cannot be had.
+pub fn run(paths: Paths) -> Result<Ended, DaemonError> {
+    let setup = |what| move |source| DaemonError::Setup { what, source };
+    let Some(_lock) = lock(&paths).map_err(setup("the lock"))? else { return Ok(Ended::AlreadyRunning) };
+    // Secrets will live in this process: no core dump, no ptrace by others of the same user.
+    harden().map_err(setup("this process"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(setup("the runtime"))?;
+    runtime.block_on(serve(paths))
+}
+
+async fn serve(paths: Paths) -> Result<Ended, DaemonError> {
+    let setup = |what| move |source| DaemonError::Setup { what, source };
+    clear(&paths.sessions()).map_err(setup("the sessions' directory"))?;
+    clear(&paths.files()).map_err(setup("the sessions' files"))?;
+    clear(&paths.spool()).map_err(setup("the spool"))?;
+    let token = write_token(&paths).map_err(setup("the control token"))?;
+    let socket = paths.control_socket();
+    // The lock is ours and the directory is private: a socket here is one that a dead broker of ours left.
+    match std::fs::remove_file(&socket) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(setup("the control socket")(e)),
+        _ => {}
+    }
+    let broker = Arc::new(Broker::new(paths, HostGit::of_user())?);
+    let listener = UnixListener::bind(&socket).map_err(setup("the control socket"))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(setup("signals"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(setup("signals"))?;
+    tracing::info!(pid = std::process::id(), "broker started");
+    tokio::select! {
+        () = server::accept(listener, broker.clone(), token) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    for session in broker.sessions() {
+        broker.end(&session.id);
+    }
+    if let Err(error) = std::fs::remove_file(&socket) {
+        tracing::warn!(%error, "cannot remove the control socket");
+    }
+    Ok(Ended::Stopped)
+}
+
+fn lock(paths: &Paths) -> io::Result<Option<File>> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(paths.lock())?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn harden() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(())
+}
+
+fn write_token(paths: &Paths) -> io::Result<String> {
+    let token: String = random::<32>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let next = paths.control_token().with_extension("next");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+    file.write_all(token.as_bytes())?;
+    std::fs::rename(next, paths.control_token())?;
+    Ok(token)
+}
+
+/// Removes what a broker that died left in a directory of ours.
+fn clear(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Ref advertisements as they pass: what is added, what is taken out, what is remembered.
+
+use keyhatch_protocol::ObjectId;
+
+use crate::pktline::{self, Packet, Packets};
+
+/// Most tips that are remembered of one upstream: more refs cost memory and say nothing new.
+const MAX_TIPS: usize = 100_000;
+
+/// Rewrites a receive-pack advertisement: `no-thin` is added, so that the pack is whole, and `push-cert` is taken
+/// out. Returns the bytes and the tips that upstream has.
+#[must_use]
+pub fn of_receive_pack(bytes: &[u8]) -> (Vec<u8>, Vec<ObjectId>) {
+    let mut rewritten = Vec::with_capacity(bytes.len() + 16);
+    let mut tips = Vec::new();
+    let mut packets = Packets::new(bytes);
+    while let Ok(Some(packet)) = packets.next_packet() {
+        let Packet::Data(line) = packet else {
+            write_special(&mut rewritten, packet);
+            continue;
+        };
+        if tips.len() < MAX_TIPS
+            && let Some(oid) = tip(line)
+        {
+            tips.push(oid);
+        }
+        match line.iter().position(|byte| *byte == 0) {
+            Some(nul) => {
+                let capabilities = String::from_utf8_lossy(&line[nul + 1..]);
+                let kept = capabilities.split_ascii_whitespace().filter(|c| !c.starts_with("push-cert"));
+                let kept: Vec<&str> = kept.filter(|c| *c != "no-thin").chain(["no-thin"]).collect();
+                let mut first = line[..=nul].to_vec();
+                first.extend_from_slice(kept.join(" ").as_bytes());
+                first.push(b'\n');
+                pktline::write(&mut rewritten, &first);
+            }
+            None => pktline::write(&mut rewritten, line),
+        }
+    }
+    rewritten.extend_from_slice(packets.rest());
+    (rewritten, tips)
+}
+
+/// Rewrites an upload-pack advertisement: what would send the client to another place is taken out.
+#[must_use]
+pub fn of_upload_pack(bytes: &[u8]) -> Vec<u8> {
+    let mut rewritten = Vec::with_capacity(bytes.len());
+    let mut packets = Packets::new(bytes);
+    while let Ok(Some(packet)) = packets.next_packet() {
+        match packet {
+            Packet::Data(line) if line.starts_with(b"bundle-uri") => {}
+            Packet::Data(line) if line.starts_with(b"fetch=") => {
+                let features = String::from_utf8_lossy(&line[6..]);
+                let kept: Vec<&str> =
+                    features.split_ascii_whitespace().filter(|f| *f != "packfile-uris").collect();
+                pktline::write(&mut rewritten, format!("fetch={}\n", kept.join(" ")).as_bytes());
+            }
+            Packet::Data(line) => pktline::write(&mut rewritten, line),
+            special => write_special(&mut rewritten, special),
+        }
+    }
+    rewritten.extend_from_slice(packets.rest());
+    rewritten
+}
+
+fn write_special(to: &mut Vec<u8>, packet: Packet<'_>) {
+    to.extend_from_slice(match packet {
+        Packet::Flush => b"0000",
+        Packet::Delimiter => b"0001",
+        Packet::ResponseEnd => b"0002",
+        Packet::Data(_) => b"",
+    });
+}
+
+fn tip(line: &[u8]) -> Option<ObjectId> {
+    let space = line.iter().position(|byte| *byte == b' ')?;
+    let oid = ObjectId::parse(std::str::from_utf8(&line[..space]).ok()?).ok()?;
+    (!oid.is_zero()).then_some(oid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_thin_is_added_once_and_push_certificates_are_taken_out() {
+        let oid = "a".repeat(40);
+        let mut bytes = Vec::new();
+        pktline::write(&mut bytes, format!("{oid} refs/heads/m\0report-status push-cert=1-x no-thin\n").as_bytes());
+        pktline::write(&mut bytes, format!("{oid} refs/heads/n\n").as_bytes());
+        bytes.extend_from_slice(b"0000");
+        let (rewritten, tips) = of_receive_pack(&bytes);
+        let text = String::from_utf8(rewritten).expect("text");
+        assert!(text.contains("\0report-status no-thin\n"), "{text:?}");
+        assert_eq!(tips.len(), 2);
+    }
+
+    #[test]
+    fn a_fetch_is_not_sent_elsewhere() {
+        let mut bytes = Vec::new();
+        for line in ["version 2\n", "bundle-uri\n", "fetch=shallow packfile-uris filter\n"] {
+            pktline::write(&mut bytes, line.as_bytes());
+        }
+        bytes.extend_from_slice(b"0000");
+        let text = String::from_utf8(of_upload_pack(&bytes)).expect("text");
+        assert!(!text.contains("uri") && text.contains("fetch=shallow filter\n"), "{text:?}");
+    }
+}

@@ -1,0 +1,117 @@
+//! pkt-lines, gitprotocol-common(5): four hexadecimal digits of length, then the payload.
+//!
+//! Pure functions on slices; nothing is allocated before the length is checked.
+
+use thiserror::Error;
+
+/// Most payload bytes of one packet: git's LARGE_PACKET_MAX without its header.
+pub const MAX_DATA: usize = 65_516;
+
+/// The bytes are not a pkt-line.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("malformed pkt-line")]
+pub struct PktLineError;
+
+/// One packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packet<'a> {
+    /// `0000`.
+    Flush,
+    /// `0001`.
+    Delimiter,
+    /// `0002`.
+    ResponseEnd,
+    /// A payload.
+    Data(&'a [u8]),
+}
+
+/// Reads packets from the front of a slice.
+#[derive(Debug)]
+pub struct Packets<'a> {
+    rest: &'a [u8],
+    read: usize,
+}
+
+impl<'a> Packets<'a> {
+    /// Starts at the front.
+    #[must_use]
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes, read: 0 }
+    }
+
+    /// How many bytes the packets so far had, headers included.
+    #[must_use]
+    pub const fn read(&self) -> usize {
+        self.read
+    }
+
+    /// What was not read.
+    #[must_use]
+    pub const fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// The next packet; none when the slice ends before it does.
+    ///
+    /// # Errors
+    /// When the header is not a legal length.
+    pub fn next_packet(&mut self) -> Result<Option<Packet<'a>>, PktLineError> {
+        let Some(header) = self.rest.get(..4) else { return Ok(None) };
+        // Checked by hand: from_str_radix would take a sign.
+        if !header.iter().all(u8::is_ascii_hexdigit) {
+            return Err(PktLineError);
+        }
+        let digits = std::str::from_utf8(header).map_err(|_| PktLineError)?;
+        let length = usize::from_str_radix(digits, 16).map_err(|_| PktLineError)?;
+        let (taken, packet) = match length {
+            0 => (4, Packet::Flush),
+            1 => (4, Packet::Delimiter),
+            2 => (4, Packet::ResponseEnd),
+            3 => return Err(PktLineError),
+            _ => match self.rest.get(4..length) {
+                Some(data) => (length, Packet::Data(data)),
+                None => return Ok(None),
+            },
+        };
+        self.rest = &self.rest[taken..];
+        self.read += taken;
+        Ok(Some(packet))
+    }
+}
+
+/// Appends one packet. Longer data is split by the caller: see [`MAX_DATA`].
+pub fn write(to: &mut Vec<u8>, data: &[u8]) {
+    debug_assert!(data.len() <= MAX_DATA, "a packet's payload is bounded");
+    to.extend_from_slice(format!("{:04x}", data.len() + 4).as_bytes());
+    to.extend_from_slice(data);
+}
+
+/// Appends data on a side band, split into packets. Band 1 is the report, band 2 is text for people.
+pub fn write_band(to: &mut Vec<u8>, band: u8, data: &[u8]) {
+    for part in data.chunks(MAX_DATA - 1) {
+        to.extend_from_slice(format!("{:04x}", part.len() + 5).as_bytes());
+        to.push(band);
+        to.extend_from_slice(part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_read_as_they_were_written() {
+        let mut bytes = Vec::new();
+        write(&mut bytes, b"hello\n");
+        bytes.extend_from_slice(b"00000001rest");
+        let mut packets = Packets::new(&bytes);
+        assert_eq!(packets.next_packet(), Ok(Some(Packet::Data(b"hello\n"))));
+        assert_eq!(packets.next_packet(), Ok(Some(Packet::Flush)));
+        assert_eq!(packets.next_packet(), Ok(Some(Packet::Delimiter)));
+        assert_eq!(packets.rest(), b"rest");
+        assert_eq!(packets.next_packet(), Err(PktLineError));
+        assert_eq!(Packets::new(b"0003").next_packet(), Err(PktLineError));
+        assert_eq!(Packets::new(b"+00a").next_packet(), Err(PktLineError));
+        assert_eq!(Packets::new(b"000ahal").next_packet(), Ok(None));
+    }
+}

@@ -1,0 +1,137 @@
+//! Sessions: one project, one policy, one set of sockets. Reaching the socket is the session's identity.
+
+mod git_config;
+mod project;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use keyhatch_policies::rules::{FileInside, Mount};
+use keyhatch_policies::{Policy, Project};
+use keyhatch_protocol::SessionId;
+use thiserror::Error;
+use tokio::sync::{Semaphore, watch};
+
+use crate::credential::ProjectSecrets;
+use crate::paths::{Paths, PathsError, make_private};
+
+pub use project::{ProjectError, ProjectGit};
+
+/// Connections that one session can hold open at once; git uses one, git-lfs eight. More wait in the backlog.
+const MAX_CONNECTIONS: usize = 64;
+/// The port of the front end on a sandbox's own loopback. Nothing else lives in that network namespace.
+pub const FRONT_END_PORT: u16 = 8417;
+/// Where the session's sockets are inside.
+pub const SOCKETS_INSIDE: &str = "/run/keyhatch";
+
+/// A session could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The project is not what it should be.
+    #[error(transparent)]
+    Project(#[from] ProjectError),
+    /// A directory of ours failed.
+    #[error(transparent)]
+    Paths(#[from] PathsError),
+    /// A file of the session could not be written.
+    #[error("cannot write the session's files")]
+    Write(#[source] std::io::Error),
+}
+
+/// One open session. Made by [`open`]; ends when the connection that opened it does.
+#[derive(Debug)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// The project's directory on the host.
+    pub directory: PathBuf,
+    /// What it may do.
+    pub policy: Policy,
+    /// The project's remotes, as they were on the host when it was opened.
+    pub project: Project,
+    /// Where the host keeps the project's objects.
+    pub objects: Vec<PathBuf>,
+    /// Secrets of the project's own configuration; used upstream, never shown inside.
+    pub secrets: ProjectSecrets,
+    /// When it was opened.
+    pub opened: SystemTime,
+    /// One permit a connection.
+    pub connections: Arc<Semaphore>,
+    /// Turns true when it ends; listeners and held requests watch it.
+    pub closed: watch::Sender<bool>,
+    sockets: PathBuf,
+    files: PathBuf,
+}
+
+/// What the runner needs of a new session.
+#[derive(Debug)]
+pub struct Furniture {
+    /// Mounts over the project.
+    pub mounts: Vec<Mount>,
+    /// Files inside.
+    pub files: Vec<FileInside>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+impl Session {
+    /// The directory of its sockets on the host.
+    #[must_use]
+    pub fn sockets(&self) -> &PathBuf {
+        &self.sockets
+    }
+
+    /// Ends it: no more connections, and its directories go.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+        self.connections.close();
+        for directory in [&self.sockets, &self.files] {
+            if let Err(error) = std::fs::remove_dir_all(directory) {
+                tracing::warn!(session = %self.id, %error, "cannot remove a session's directory");
+            }
+        }
+    }
+}
+
+/// Opens a session: reads the project's git configuration as it is now, and writes what will be mounted.
+///
+/// # Errors
+/// When the project cannot be read or the session's files cannot be written. Nothing is left behind that a next start
+/// of the broker does not remove.
+pub async fn open(
+    paths: &Paths,
+    id: SessionId,
+    directory: PathBuf,
+    policy: Policy,
+) -> Result<(Session, Furniture), OpenError> {
+    let git = ProjectGit::read(&directory).await?;
+    let sockets = paths.sessions().join(id.as_str());
+    let files = paths.files().join(id.as_str());
+    make_private(&sockets)?;
+    make_private(&files)?;
+    let project = Project { remotes: git.remotes.clone(), submodules: git.submodules.clone() };
+    let mut mounts = vec![Mount { source: directory.clone(), target: directory.clone(), read_only: false }];
+    mounts.extend(git.mounts(&files).map_err(OpenError::Write)?);
+    mounts.push(Mount { source: sockets.clone(), target: SOCKETS_INSIDE.into(), read_only: false });
+    let inside = git_config::inside(&policy, &project, &git.preferences);
+    let furniture = Furniture {
+        mounts,
+        files: vec![FileInside { path: "/etc/gitconfig".into(), content: inside }],
+        notes: git.notes.clone(),
+    };
+    let session = Session {
+        id,
+        directory,
+        policy,
+        project,
+        objects: git.objects,
+        secrets: git.secrets,
+        opened: SystemTime::now(),
+        connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        closed: watch::Sender::new(false),
+        sockets,
+        files,
+    };
+    Ok((session, furniture))
+}

@@ -1,0 +1,226 @@
+//! The project's git directory as the host has it when a session opens: remotes, secrets, objects, mounts.
+//!
+//! Comes in: files that an earlier session may have written. They are read with `git config --file --no-includes`,
+//! which parses and runs nothing; git is never run *in* the project.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keyhatch_policies::rules::Mount;
+use keyhatch_protocol::Remote;
+use thiserror::Error;
+use tokio::process::Command;
+
+use super::git_config::{Setting, is_harmless_preference, parse_list, render};
+use crate::credential::ProjectSecrets;
+
+/// A `git config` takes milliseconds; one that hangs waits for a network file system.
+const CONFIG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The project cannot be used.
+#[derive(Debug, Error)]
+pub enum ProjectError {
+    /// Not a directory of this user's.
+    #[error("{path} is not a directory that can be opened")]
+    Directory {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// git could not read a configuration file.
+    #[error("git cannot read {file}")]
+    Config {
+        /// The file, or the scope.
+        file: String,
+    },
+    /// git is missing.
+    #[error("cannot run git")]
+    Git(#[source] io::Error),
+}
+
+/// What a session takes from the project's git directory.
+#[derive(Debug, Default)]
+pub struct ProjectGit {
+    /// The URLs of its remotes, after the user's own `insteadOf`, as far as they can be brokered.
+    pub remotes: Vec<Remote>,
+    /// The URLs of its initialised submodules.
+    pub submodules: Vec<Remote>,
+    /// The object directories on the host.
+    pub objects: Vec<PathBuf>,
+    /// Logins and headers of the project's configuration.
+    pub secrets: ProjectSecrets,
+    /// The user's harmless preferences.
+    pub preferences: Vec<Setting>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+    directory: Option<PathBuf>,
+    config: Vec<Setting>,
+}
+
+impl ProjectGit {
+    /// Reads what a session needs. A directory that is no repository is a project too, without git.
+    ///
+    /// # Errors
+    /// When the project or a configuration file cannot be read.
+    pub async fn read(project: &Path) -> Result<Self, ProjectError> {
+        let unusable = |source| ProjectError::Directory { path: project.to_owned(), source };
+        fs::read_dir(project).map_err(unusable)?;
+        let user = list(&["--global"]).await?.into_iter().chain(list(&["--system"]).await?);
+        let user: Vec<Setting> = user.collect();
+        let mut git = Self::default();
+        git.preferences = user.iter().filter(|setting| is_harmless_preference(setting)).cloned().collect();
+        let dot_git = project.join(".git");
+        if !dot_git.is_dir() {
+            if dot_git.exists() {
+                git.notes.push("this project's .git is a file: git inside sees no repository yet".into());
+            }
+            return Ok(git);
+        }
+        let file = dot_git.join("config");
+        let raw = list_raw(&["--no-includes", "--file", &file.to_string_lossy()]).await?;
+        git.secrets = ProjectSecrets::from_config_list(&raw);
+        git.objects = vec![dot_git.join("objects")];
+        git.config = parse_list(&raw).into_iter().filter_map(|s| clean(s, &user)).collect();
+        let urls = |suffix: &str, section: &str| -> Vec<Remote> {
+            let of_kind = |s: &&Setting| s.key.starts_with(section) && s.key.ends_with(suffix);
+            let values = git.config.iter().filter(of_kind);
+            values.filter_map(|s| Remote::parse(&s.value).ok()).collect()
+        };
+        let mut remotes = urls(".url", "remote.");
+        remotes.extend(urls(".pushurl", "remote."));
+        remotes.dedup();
+        (git.remotes, git.submodules) = (remotes, urls(".url", "submodule."));
+        git.directory = Some(dot_git);
+        Ok(git)
+    }
+
+    /// Writes the cleaned configuration, and says what is mounted over the project's git directory.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn mounts(&self, files: &Path) -> io::Result<Vec<Mount>> {
+        let Some(directory) = &self.directory else { return Ok(Vec::new()) };
+        let config = files.join("config");
+        fs::write(&config, render(&self.config))?;
+        let read_only = |source: PathBuf, target: PathBuf| Mount { source, target, read_only: true };
+        let mut mounts = vec![read_only(config, directory.join("config"))];
+        let hooks = directory.join("hooks");
+        if hooks.is_dir() {
+            mounts.push(read_only(hooks.clone(), hooks));
+        } else {
+            let empty = files.join("hooks");
+            fs::create_dir_all(&empty)?;
+            fs::create_dir_all(&hooks)?;
+            mounts.push(read_only(empty, hooks));
+        }
+        Ok(mounts)
+    }
+}
+
+/// Keeps a setting of the project's own configuration, without secrets, programs and includes.
+fn clean(setting: Setting, user: &[Setting]) -> Option<Setting> {
+    const SECTIONS: &[&str] = &["branch.", "extensions.", "user.", "author.", "committer.", "pull.", "push."];
+    const KEYS: &[&str] = &[
+        "core.repositoryformatversion", "core.filemode", "core.bare", "core.ignorecase", "core.symlinks",
+        "core.precomposeunicode", "core.logallrefupdates", "core.autocrlf", "core.eol", "core.safecrlf",
+        "core.sparsecheckout", "core.sparsecheckoutcone", "core.sharedrepository", "init.defaultbranch",
+        "merge.conflictstyle", "rerere.enabled", "gc.auto", "index.version", "index.sparse",
+        "feature.manyfiles", "lfs.repositoryformatversion",
+    ];
+    const REMOTE: &[&str] =
+        &["fetch", "push", "tagopt", "prune", "promisor", "partialclonefilter", "skipfetchall"];
+    let (section, name) = (setting.key.split('.').next()?, setting.key.rsplit('.').next()?);
+    let url = (section == "remote" && matches!(name, "url" | "pushurl"))
+        || (section == "submodule" && name == "url");
+    if url {
+        let value = without_userinfo(&instead_of(&setting.value, user));
+        return Some(Setting { key: setting.key, value });
+    }
+    let kept = KEYS.contains(&setting.key.as_str())
+        || SECTIONS.iter().any(|section| setting.key.starts_with(section))
+        || (section == "remote" && REMOTE.contains(&name))
+        || (section == "submodule" && name == "active");
+    let names_a_key = setting.key.ends_with(".signingkey");
+    (kept && !names_a_key).then_some(setting)
+}
+
+/// Applies the user's own `url.BASE.insteadOf`: the longest prefix wins, as in git.
+fn instead_of(url: &str, user: &[Setting]) -> String {
+    let rules = user.iter().filter_map(|s| {
+        let base = s.key.strip_prefix("url.")?.strip_suffix(".insteadof")?;
+        let rest = url.strip_prefix(s.value.as_str())?;
+        Some((s.value.len(), format!("{base}{rest}")))
+    });
+    rules.max_by_key(|(length, _)| *length).map_or_else(|| url.to_owned(), |(_, rewritten)| rewritten)
+}
+
+/// Drops user and password of an http(s) URL: they are secrets, and are used upstream only.
+fn without_userinfo(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find('/').unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) if scheme.starts_with("http") => format!("{scheme}://{}", &rest[at + 1..]),
+        _ => url.to_owned(),
+    }
+}
+
+async fn list(scope: &[&str]) -> Result<Vec<Setting>, ProjectError> {
+    Ok(parse_list(&list_raw(scope).await?))
+}
+
+async fn list_raw(scope: &[&str]) -> Result<Vec<u8>, ProjectError> {
+    let failed = || ProjectError::Config { file: scope.last().copied().unwrap_or_default().to_owned() };
+    let mut git = Command::new("git");
+    // In `/` and with nothing but the user's own places: no repository is discovered, no variable obeyed.
+    git.current_dir("/").env_clear().arg("config").args(scope).args(["--list", "-z"]).kill_on_drop(true);
+    for name in ["HOME", "PATH", "XDG_CONFIG_HOME"] {
+        if let Some(value) = std::env::var_os(name) {
+            git.env(name, value);
+        }
+    }
+    let output = tokio::time::timeout(CONFIG_TIMEOUT, git.output()).await.map_err(|_| failed())?;
+    let output = output.map_err(ProjectError::Git)?;
+    let missing = scope.len() == 1 && output.stdout.is_empty();
+    // A scope whose file does not exist is an error to git and an empty list to us.
+    if output.status.success() || missing { Ok(output.stdout) } else { Err(failed()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting(key: &str, value: &str) -> Setting {
+        Setting { key: key.into(), value: value.into() }
+    }
+
+    #[test]
+    fn secrets_and_programs_of_the_project_stay_outside() {
+        let kept = |key: &str, value: &str| clean(setting(key, value), &[]).map(|s| s.value);
+        assert_eq!(kept("remote.origin.url", "https://u:tok@h/a").as_deref(), Some("https://h/a"));
+        assert_eq!(kept("remote.origin.url", "git@h:a").as_deref(), Some("git@h:a"));
+        for (key, value) in [
+            ("http.extraheader", "Authorization: x"), ("core.fsmonitor", "x"), ("core.hookspath", "x"),
+            ("core.sshcommand", "x"), ("include.path", "x"), ("includeif.x.path", "x"), ("alias.a", "!x"),
+            ("filter.a.clean", "x"), ("remote.origin.uploadpack", "x"), ("remote.origin.vcs", "x"),
+            ("credential.helper", "x"), ("submodule.a.update", "!x"), ("user.signingkey", "x"),
+            ("core.worktree", "/"), ("gpg.program", "x"),
+        ] {
+            assert_eq!(kept(key, value), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_of_the_users_own_rewrites_wins() {
+        let user = [
+            setting("url.git@github.com:.insteadof", "gh:"),
+            setting("url.git@work:acme/.insteadof", "gh:acme/"),
+        ];
+        assert_eq!(instead_of("gh:acme/w", &user), "git@work:acme/w");
+        assert_eq!(instead_of("gh:other/w", &user), "git@github.com:other/w");
+        assert_eq!(instead_of("https://h/x", &user), "https://h/x");
+    }
+}
