@@ -1,0 +1,184 @@
+//! The command line, as its `--help` teaches it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use keyhatch_protocol::RequestId;
+
+/// A hatch in the wall between an agent and your keys.
+///
+/// The agent works in a sandbox that holds no key. What it wants to push is shown to you and done on your side.
+#[derive(Debug, Parser)]
+#[command(name = "keyhatch", version, max_term_width = 100)]
+pub(crate) struct Args {
+    /// Run as root all the same.
+    #[arg(long, global = true, hide = true)]
+    pub(crate) as_root: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Confine a command in this project; starts the broker if none runs.
+    Run(Run),
+    /// List what waits for your decision.
+    Pending(Pending),
+    /// Show one request: refs, commits, files, risks, diff.
+    Show(Show),
+    /// Approve a request.
+    Approve(Approve),
+    /// Deny a request.
+    Deny(Deny),
+    /// What a policy allows, and why an operation would be asked or denied.
+    #[command(subcommand)]
+    Policy(Policy),
+    /// What happened.
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Open sessions.
+    #[command(subcommand)]
+    Session(Session),
+    /// Run the daemon in the foreground.
+    Broker {
+        /// Started by another command: leave its terminal.
+        #[arg(long, hide = true)]
+        detached: bool,
+    },
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+    /// The confined child that looks into packs.
+    #[command(hide = true)]
+    Inspect,
+}
+
+impl Command {
+    /// Whether it reads or changes what belongs to a user.
+    pub(crate) const fn acts_as_user(&self) -> bool {
+        !matches!(self, Self::Completions { .. } | Self::Man | Self::Inspect | Self::Policy(_))
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Run {
+    /// The project's directory [default: the git repository around the current directory, else that directory].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) project: Option<PathBuf>,
+    /// A shipped policy, one of ~/.config/keyhatch/policies, or a file.
+    #[arg(long, value_name = "NAME|FILE", default_value = "default")]
+    pub(crate) policy: String,
+    /// The command and its arguments [default: your $SHELL].
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Pending {
+    /// Print an array of objects.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Wait until there is something.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    /// The request's id.
+    pub(crate) id: RequestId,
+    /// Print one object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the whole diff too, through your pager.
+    #[arg(long)]
+    pub(crate) diff: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Approve {
+    /// The request's id.
+    pub(crate) id: RequestId,
+    /// Also later fast-forwards of the same refs of this remote, while the session lasts.
+    #[arg(long)]
+    pub(crate) session: bool,
+    /// The digest that you were shown; another operation is then refused.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) digest: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Deny {
+    /// The request's id.
+    pub(crate) id: RequestId,
+    /// Words for the agent.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// List the policies that can be named.
+    List,
+    /// Print what a policy says.
+    Show {
+        /// A name or a file.
+        policy: String,
+    },
+    /// Check a policy file; every error has its place.
+    Check {
+        /// A name or a file.
+        policy: String,
+    },
+    /// Say why an operation would be allowed, asked or denied.
+    Explain(Explain),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Explain {
+    /// A name or a file.
+    pub(crate) policy: String,
+    /// `fetch` or `push`.
+    #[arg(value_parser = ["fetch", "push"])]
+    pub(crate) operation: String,
+    /// The remote's URL.
+    pub(crate) remote: String,
+    /// For a push: the full ref name.
+    #[arg(long = "ref", value_name = "REF", default_value = "refs/heads/main")]
+    pub(crate) ref_name: String,
+    /// For a push: what would happen to the ref.
+    #[arg(long, default_value = "fast-forward", value_parser = ["create", "fast-forward", "force", "delete"])]
+    pub(crate) update: String,
+    /// The project whose remotes `{remotes}` stands for: its remotes' URLs.
+    #[arg(long = "project-remote", value_name = "URL")]
+    pub(crate) project_remotes: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// Print the log.
+    Log {
+        /// The lines as they are.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check the chain; names the first bad line.
+    Verify,
+    /// Print where the log is.
+    Path,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Session {
+    /// List the open sessions.
+    List {
+        /// Print an array of objects.
+        #[arg(long)]
+        json: bool,
+    },
+}

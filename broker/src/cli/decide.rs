@@ -1,0 +1,139 @@
+//! Deciding from another terminal: `pending`, `show`, `approve`, `deny`, and the list of sessions.
+
+use std::io::{IsTerminal, Write};
+use std::process::{Command, ExitCode, Stdio};
+
+use super::args::{Approve, Deny, Pending, Session, Show};
+use super::{Failure, paths, print, print_json};
+use crate::approval::Scope;
+use crate::control::client::{Client, ClientError};
+use crate::control::{Reply, Request, RequestView, Verdict};
+use crate::surface;
+
+pub(super) fn pending(args: &Pending) -> Result<ExitCode, Failure> {
+    let requests = loop {
+        let requests = list(args.wait)?;
+        if !args.wait || !requests.is_empty() {
+            break requests;
+        }
+    };
+    if args.json {
+        print_json(&requests)?;
+    } else if requests.is_empty() {
+        print("nothing waits for a decision\n")?;
+    } else {
+        let lines: String = requests.iter().map(|request| surface::line(request) + "\n").collect();
+        print(&lines)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(wait: bool) -> Result<Vec<RequestView>, Failure> {
+    // Without a broker nothing can wait; with --wait one may come.
+    let mut client = match Client::connect(&paths()?) {
+        Err(ClientError::NotRunning(_)) if wait => {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            return Ok(Vec::new());
+        }
+        Err(ClientError::NotRunning(_)) => return Ok(Vec::new()),
+        client => client?,
+    };
+    match client.ask(Request::Pending { wait })? {
+        Reply::Pending { requests } => Ok(requests),
+        other => Err(unexpected(&other)),
+    }
+}
+
+pub(super) fn show(args: &Show) -> Result<ExitCode, Failure> {
+    let shown = match Client::connect(&paths()?)?.ask(Request::Show { id: args.id.clone() })? {
+        Reply::Shown(shown) => shown,
+        other => return Err(unexpected(&other)),
+    };
+    if args.json {
+        print_json(&shown)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = surface::request(&shown.request);
+    if args.diff {
+        text.push_str("  --- diff ---\n");
+        text.push_str(&surface::diff(&shown));
+        page(&text)?;
+    } else {
+        text.push_str(&format!("\ndiff:    keyhatch show {} --diff\n", args.id));
+        text.push_str(&format!("decide:  keyhatch approve {0}   or   keyhatch deny {0} --reason TEXT\n", args.id));
+        print(&text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn approve(args: &Approve) -> Result<ExitCode, Failure> {
+    let scope = if args.session { Scope::Session } else { Scope::Once };
+    let decision = Verdict::Approve { scope };
+    let request = Request::Decide { id: args.id.clone(), digest: args.digest.clone(), decision };
+    let request = decided(Client::connect(&paths()?)?.ask(request)?)?;
+    let how = if args.session { "approved for this session" } else { "approved once" };
+    let then = if request.withdrawn { "; it goes through when the agent runs the same command again" } else { "" };
+    print(&format!("{how}: {}{then}\n", surface::line(&request)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn deny(args: &Deny) -> Result<ExitCode, Failure> {
+    let decision = Verdict::Deny { reason: args.reason.clone() };
+    let request = Request::Decide { id: args.id.clone(), digest: None, decision };
+    let request = decided(Client::connect(&paths()?)?.ask(request)?)?;
+    print(&format!("denied: {}\n", surface::line(&request)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn sessions(args: &Session) -> Result<ExitCode, Failure> {
+    let Session::List { json } = args;
+    let sessions = match Client::connect(&paths()?) {
+        Err(ClientError::NotRunning(_)) => Vec::new(),
+        client => match client?.ask(Request::Sessions)? {
+            Reply::Sessions { sessions } => sessions,
+            other => return Err(unexpected(&other)),
+        },
+    };
+    if *json {
+        print_json(&sessions)?;
+    } else if sessions.is_empty() {
+        print("no session is open\n")?;
+    } else {
+        for session in sessions {
+            print(&format!("{}  {}  {}\n", session.id, session.policy, session.project.display()))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn decided(reply: Reply) -> Result<RequestView, Failure> {
+    match reply {
+        Reply::Decided { request } => Ok(*request),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn unexpected(reply: &Reply) -> Failure {
+    tracing::debug!(?reply, "unexpected");
+    Failure::unavailable("the broker answered something else", "stop the old broker, then try again")
+}
+
+/// Shows text through the user's pager when a person reads, else as it is. The text is escaped already.
+fn page(text: &str) -> Result<(), Failure> {
+    if !std::io::stdout().is_terminal() {
+        return print(text);
+    }
+    let pager = std::env::var("PAGER").unwrap_or_else(|_| "less".to_owned());
+    let words: Vec<&str> = pager.split_whitespace().collect();
+    let Some((program, arguments)) = words.split_first() else { return print(text) };
+    let child = Command::new(program).args(arguments).env("LESS", "FRX").stdin(Stdio::piped()).spawn();
+    let Ok(mut child) = child else { return print(text) };
+    if let Some(mut stdin) = child.stdin.take()
+        && let Err(error) = stdin.write_all(text.as_bytes())
+    {
+        // The reader quit before the end.
+        tracing::debug!(%error, "the pager closed early");
+    }
+    child.wait().map_err(|e| Failure::internal("the pager", &e))?;
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! The user's command. Every subcommand is a client of the control socket, the daemon excepted.
+
+mod args;
+mod audit;
+mod decide;
+mod policy;
+mod prompt;
+mod run;
+mod sandbox;
+mod stdio;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::control::client::ClientError;
+use crate::{daemon, inspect};
+use crate::paths::Paths;
+use args::{Args, Command};
+
+/// Exit codes by the kind of failure; `run` passes its command's own through.
+mod exit {
+    /// Policy said no, or the user did.
+    pub const DENIED: u8 = 3;
+    /// The request made no sense.
+    pub const INVALID: u8 = 2;
+    /// Something that is needed is not there.
+    pub const UNAVAILABLE: u8 = 69;
+    /// Our own fault.
+    pub const INTERNAL: u8 = 70;
+}
+
+/// A failure as the user reads it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    fn invalid(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code: exit::INVALID, message: message.into(), hint: Some(hint.into()) }
+    }
+
+    fn unavailable(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code: exit::UNAVAILABLE, message: message.into(), hint: Some(hint.into()) }
+    }
+
+    fn internal(what: &str, error: &dyn std::error::Error) -> Self {
+        Self { code: exit::INTERNAL, message: format!("{what}: {}", chain(error)), hint: None }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let text = chain(&error);
+        match error {
+            ClientError::Failed { message, hint } => Self { code: exit::DENIED, message, hint },
+            ClientError::NotRunning(_) => Self::unavailable(text, "keyhatch run starts one"),
+            ClientError::Token(_) => Self::unavailable(text, "run this as the user who runs the broker"),
+            ClientError::Start { .. } => Self::unavailable(text, "keyhatch broker runs it in the foreground"),
+            ClientError::Frame(_) => Self::unavailable(text, "the broker's log may say more"),
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Runs the command line.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(arguments) {
+        Ok(args) => args,
+        Err(error) => {
+            let code = if error.use_stderr() { exit::INVALID } else { 0 };
+            // Help or a usage error: clap writes it where it belongs; a closed stream loses only text.
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    match dispatch(args) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("keyhatch: {}", failure.message);
+            if let Some(hint) = failure.hint {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(args: Args) -> Result<ExitCode, Failure> {
+    if matches!(args.command, Command::Inspect) {
+        return Ok(inspect::child_main());
+    }
+    if rustix::process::getuid().is_root() && !args.as_root && args.command.acts_as_user() {
+        return Err(Failure::invalid(
+            "refusing to run as root: keyhatch serves an ordinary user",
+            "run it as yourself; --as-root runs it as root all the same",
+        ));
+    }
+    match args.command {
+        Command::Run(run) => run::run(&run),
+        Command::Pending(pending) => decide::pending(&pending),
+        Command::Show(show) => decide::show(&show),
+        Command::Approve(approve) => decide::approve(&approve),
+        Command::Deny(deny) => decide::deny(&deny),
+        Command::Policy(policy) => policy::policy(policy),
+        Command::Audit(audit) => audit::audit(&audit),
+        Command::Session(session) => decide::sessions(&session),
+        Command::Broker { detached } => broker(detached),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "keyhatch", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man => {
+            let page = clap_mangen::Man::new(Args::command());
+            page.render(&mut std::io::stdout()).map_err(|e| Failure::internal("cannot write", &e))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Inspect => Ok(ExitCode::from(exit::INTERNAL)),
+    }
+}
+
+fn paths() -> Result<Paths, Failure> {
+    Paths::of_user().map_err(|error| {
+        Failure::unavailable(chain(&error), "keyhatch keeps its files in directories that only you can enter")
+    })
+}
+
+fn broker(detached: bool) -> Result<ExitCode, Failure> {
+    if detached && let Err(error) = rustix::process::setsid() {
+        tracing::debug!(%error, "already leads a session");
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_env("KEYHATCH_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    match daemon::run(paths()?) {
+        Ok(daemon::Ended::AlreadyRunning) => {
+            eprintln!("keyhatch: a broker is already running");
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(daemon::Ended::Stopped) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Failure::unavailable(chain(&error), "the directory named above must be writable")),
+    }
+}
+
+/// Prints JSON on one line, for scripts.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|e| Failure::internal("cannot encode", &e))?;
+    print(&format!("{text}\n"))
+}
+
+/// Prints, and does not die of a closed pipe.
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::internal("cannot write", &error))
+        }
+        _ => Ok(()),
+    }
+}

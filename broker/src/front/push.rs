@@ -1,0 +1,396 @@
+//! A push: claim, inspection, judgement, approval, forwarding, record. The spine of the design in one file.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use keyhatch_policies::{
+    Operation, PushOperation, Terms, judge, judge_ref, judge_remote, Service as PolicyService,
+};
+use keyhatch_protocol::{RefUpdate, Remote, UpdateKind};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::report::{self, Outcome};
+use super::spool::{Arrived, Spooled, take_in};
+use super::{Front, advertisement, git_protocol, refuse, served};
+use crate::approval::{Approved, Attached, Authority, Decision, Judged, Patience, Submission, admit};
+use crate::broker::{Broker, WITHDRAWN};
+use crate::claim::PushClaim;
+use crate::inspect::{self, Limits, Order};
+use crate::upstream::{Service, Upstream};
+
+/// How often a held client is written to, so that a dead connection is noticed: git's own default is 5 s.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Answers in flight to a client: a slow one slows its upstream, and costs no memory here.
+const IN_FLIGHT: usize = 8;
+
+/// `GET info/refs?service=git-receive-pack`.
+pub(super) async fn advertise(front: Front, remote: Remote, request: Request) -> Response {
+    let session = &front.session;
+    if let Some(reason) = judge_remote(&session.policy, &session.project, PolicyService::Push, &remote) {
+        let fields = vec![("remote", remote.to_string().into()), ("reason", reason.text.clone().into())];
+        if let Err(error) = front.broker.record(&session.id, "push-denied", fields) {
+            tracing::error!(%error, "a denial could not be recorded");
+        }
+        return refuse(&format!("push denied: {}\nhint: {}", reason.text, reason.hint));
+    }
+    let upstream = Upstream::connect(&front.broker, session, &remote, &keyhatch_policies::CredentialChoice::Host);
+    match upstream.advertisement(Service::ReceivePack, git_protocol(&request).as_deref()).await {
+        Ok(answer) => {
+            let (bytes, tips) = advertisement::of_receive_pack(&answer.bytes);
+            session.remember_tips(&remote, tips);
+            let mut body = b"001f# service=git-receive-pack\n0000".to_vec();
+            body.extend(bytes);
+            served(Service::ReceivePack, "advertisement", Body::from(body))
+        }
+        Err(error) => {
+            tracing::info!(%remote, error = %error, "an upstream did not advertise");
+            refuse(&error.for_session())
+        }
+    }
+}
+
+/// `POST git-receive-pack`.
+pub(super) async fn receive_pack(front: Front, remote: Remote, request: Request) -> Response {
+    let session = front.session.clone();
+    if let Some(reason) = judge_remote(&session.policy, &session.project, PolicyService::Push, &remote) {
+        return refuse(&format!("push denied: {}", reason.text));
+    }
+    if request.headers().contains_key("content-encoding") {
+        return refuse("a compressed push is not a form that git sends");
+    }
+    let early = |claim: &PushClaim| forbidden(&front, &remote, claim).is_some();
+    let limit = session.policy.limits().pack_bytes;
+    let arrived = take_in(request.into_body(), &front.broker.paths.spool(), limit, early).await;
+    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+    let body = Body::from_stream(futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|bytes: Bytes| (Ok::<_, io::Error>(bytes), receiver))
+    }));
+    match arrived {
+        Ok(Arrived::Probe) => return served(Service::ReceivePack, "result", Body::empty()),
+        Ok(Arrived::Refused(claim)) => {
+            let reasons = forbidden(&front, &remote, &claim).unwrap_or_default();
+            record_denial(&front, &remote, &claim.updates, &reasons);
+            return served(Service::ReceivePack, "result", Body::from(refusal(&claim, &reasons)));
+        }
+        Ok(Arrived::Push(spooled)) => {
+            let push = Push { front, remote, client: Client { sender } };
+            tokio::spawn(push.run(spooled));
+        }
+        Err(error) => {
+            tracing::info!(%remote, error = %error, "a push was not taken in");
+            return refuse(&format!("{error}"));
+        }
+    }
+    served(Service::ReceivePack, "result", body)
+}
+
+/// Why refs of a claim are forbidden whatever they would hold: known before the pack is read.
+fn forbidden(front: &Front, remote: &Remote, claim: &PushClaim) -> Option<Vec<(String, String)>> {
+    let session = &front.session;
+    let reasons: Vec<(String, String)> = claim
+        .updates
+        .iter()
+        .filter_map(|update| {
+            let kinds = possible_kinds(update);
+            let reason = judge_ref(&session.policy, &session.project, remote, &update.ref_name, &kinds)?;
+            Some((update.ref_name.to_string(), format!("keyhatch: {}", reason.text)))
+        })
+        .collect();
+    (!reasons.is_empty()).then_some(reasons)
+}
+
+fn possible_kinds(update: &RefUpdate) -> Vec<UpdateKind> {
+    match (update.old.is_zero(), update.new.is_zero()) {
+        (_, true) => vec![UpdateKind::Delete],
+        (true, false) => vec![UpdateKind::Create],
+        (false, false) => vec![UpdateKind::FastForward, UpdateKind::Force],
+    }
+}
+
+fn refusal(claim: &PushClaim, reasons: &[(String, String)]) -> Bytes {
+    let guilty = reasons.first().map_or("another ref", |(name, _)| name.as_str());
+    report::refusal(claim, |name| {
+        let own = reasons.iter().find(|(refused, _)| refused == name.as_str());
+        own.map_or_else(|| format!("keyhatch: not sent, because {guilty} was refused"), |(_, why)| why.clone())
+    })
+}
+
+fn record_denial(front: &Front, remote: &Remote, updates: &[RefUpdate], reasons: &[(String, String)]) {
+    let fields = vec![
+        ("remote", remote.to_string().into()),
+        ("updates", json!(updates)),
+        ("reasons", json!(reasons)),
+    ];
+    // Nothing was sent: a denial that cannot be recorded is still a denial.
+    if let Err(error) = front.broker.record(&front.session.id, "push-denied", fields) {
+        tracing::error!(%error, "a denial could not be recorded");
+    }
+}
+
+/// The waiting client.
+#[derive(Debug, Clone)]
+struct Client {
+    sender: mpsc::Sender<Bytes>,
+}
+
+impl Client {
+    /// Sends bytes; a client that is gone is noticed by [`Client::gone`].
+    async fn send(&self, bytes: Bytes) {
+        if !bytes.is_empty() && self.sender.send(bytes).await.is_err() {
+            tracing::debug!("the client went away");
+        }
+    }
+
+    async fn gone(&self) {
+        self.sender.closed().await;
+    }
+}
+
+/// Why a push was not made.
+enum NotSent {
+    /// The client went away while it was held: withdrawn, and decidable for a while.
+    Withdrawn,
+    /// One reason for every ref.
+    Refused(String),
+}
+
+struct Push {
+    front: Front,
+    remote: Remote,
+    client: Client,
+}
+
+impl Push {
+    async fn run(self, spooled: Spooled) {
+        let claim = spooled.claim.clone();
+        let Err(not_sent) = self.steps(spooled).await else { return };
+        let reason = match not_sent {
+            NotSent::Withdrawn => "keyhatch: withdrawn: the client went away".to_owned(),
+            NotSent::Refused(reason) => reason,
+        };
+        let fields = vec![
+            ("remote", self.remote.to_string().into()),
+            ("updates", json!(claim.updates)),
+            ("reason", reason.clone().into()),
+        ];
+        if let Err(error) = self.front.broker.record(&self.front.session.id, "push-refused", fields) {
+            tracing::error!(%error, "a refusal could not be recorded");
+        }
+        self.client.send(report::refusal(&claim, |_| reason.clone())).await;
+    }
+
+    /// inspect → judge → approve → record → forward → record.
+    async fn steps(&self, spooled: Spooled) -> Result<(), NotSent> {
+        let operation = self.inspect(&spooled).await?;
+        let session = &self.front.session;
+        let judgement = judge(&session.policy, &session.project, &operation);
+        let approved = match admit(&session.id, operation, judgement) {
+            Judged::Approved(approved) => approved,
+            Judged::Denied(reason) => return Err(NotSent::Refused(format!("keyhatch: {}", reason.text))),
+            Judged::Ask(operation, terms) => self.ask(&spooled.claim, (operation, terms)).await?,
+        };
+        self.forward(approved, spooled).await
+    }
+
+    async fn inspect(&self, spooled: &Spooled) -> Result<Operation, NotSent> {
+        let session = &self.front.session;
+        let refused = |text: String| NotSent::Refused(format!("keyhatch: {text}"));
+        let internal = |error: io::Error| {
+            tracing::error!(%error, "no quarantine could be made");
+            refused("the push cannot be inspected: the host's disk refuses".into())
+        };
+        let quarantine = tempfile::Builder::new()
+            .prefix("quarantine-")
+            .tempdir_in(self.front.broker.paths.spool())
+            .map_err(internal)?;
+        let limits = session.policy.limits();
+        let order = Order {
+            object_format: spooled.claim.object_format,
+            updates: spooled.claim.updates.clone(),
+            pack_offset: spooled.claim.pack_offset,
+            quarantine: quarantine.path().to_owned(),
+            objects: session.objects.clone(),
+            advertised: session.tips(&self.remote),
+            limits: Limits { pack_bytes: limits.pack_bytes, objects: limits.objects },
+        };
+        let facts = inspect::inspect(order, &spooled.file).await.map_err(|error| {
+            tracing::info!(remote = %self.remote, error = %error, "a push did not pass inspection");
+            refused(error.for_session())
+        })?;
+        let push_options = spooled.claim.push_options.clone();
+        Ok(Operation::Push(PushOperation { remote: self.remote.clone(), facts, push_options }))
+    }
+
+    /// Holds the client until a person decides, or until it goes away.
+    async fn ask(
+        &self,
+        claim: &PushClaim,
+        question: (Operation, Terms),
+    ) -> Result<Approved<Operation>, NotSent> {
+        let broker = self.front.broker.clone();
+        let session = &self.front.session;
+        let patience = Patience { held: session.policy.approval_timeout(), withdrawn: WITHDRAWN };
+        let at = (SystemTime::now(), Broker::new_request_id());
+        let held = match broker.queue.submit(&session.id, question, patience, at) {
+            Submission::Approved(approved) => return Ok(approved),
+            Submission::Refused(why) => return Err(NotSent::Refused(refused(why))),
+            Submission::TooMany => {
+                let text = "keyhatch: too many requests of this session wait for a decision already";
+                return Err(NotSent::Refused(text.into()));
+            }
+            Submission::Held(held) => held,
+        };
+        self.client.send(report::progress(claim, &waiting(held.id().as_str(), held.attached()))).await;
+        let keep_alive = async {
+            loop {
+                tokio::time::sleep(KEEP_ALIVE).await;
+                self.client.send(report::keep_alive(claim)).await;
+            }
+        };
+        // Dropping the held request, as the other arms do, withdraws it.
+        tokio::select! {
+            decision = held.decided() => decision.map_err(|decision| NotSent::Refused(match decision {
+                Decision::Refused(why) => refused(why),
+                Decision::Approved(_) | Decision::Unanswered =>
+                    "keyhatch: nobody answered in time".to_owned(),
+            })),
+            () = self.client.gone() => Err(NotSent::Withdrawn),
+            () = keep_alive => Err(NotSent::Withdrawn),
+        }
+    }
+
+    /// Sends exactly the bytes that were approved, on a fresh connection, and relays what upstream says.
+    async fn forward(&self, approved: Approved<Operation>, spooled: Spooled) -> Result<(), NotSent> {
+        let session = &self.front.session;
+        let mut fields = described(&self.remote, &approved, &spooled);
+        let unrecorded = |error: crate::audit::AuditError| {
+            tracing::error!(%error, "a push could not be recorded, so it was not made");
+            NotSent::Refused("keyhatch: the audit log cannot be written".into())
+        };
+        self.front.broker.record(&session.id, "push-sending", fields.clone()).map_err(unrecorded)?;
+        let upstream =
+            Upstream::connect(&self.front.broker, session, &self.remote, &approved.terms().credential);
+        let claim = &spooled.claim;
+        let body = spool_stream(&spooled.file).map_err(|error| {
+            tracing::error!(%error, "the spool cannot be read");
+            NotSent::Refused("keyhatch: the host's disk refuses".into())
+        })?;
+        let mut answer = match upstream.rpc(Service::ReceivePack, None, None, body).await {
+            Ok(answer) => Box::pin(answer),
+            Err(error) => {
+                tracing::info!(remote = %self.remote, error = %error, "an upstream did not take a push");
+                let reason = format!("keyhatch: {}", error.for_session());
+                fields.push(("outcome", json!("not-sent")));
+                fields.push(("error", error.to_string().into()));
+                self.record_after(fields);
+                return Err(NotSent::Refused(reason));
+            }
+        };
+        let mut outcome = Outcome::new(claim);
+        let mut broken = false;
+        while let Some(chunk) = answer.next().await {
+            match chunk {
+                Ok(bytes) => {
+                    outcome.see(&bytes);
+                    // A client that left now does not stop what was approved and sent.
+                    self.client.send(bytes).await;
+                }
+                Err(error) => {
+                    tracing::info!(remote = %self.remote, %error, "an upstream broke off");
+                    broken = true;
+                    break;
+                }
+            }
+        }
+        let lines = outcome.lines();
+        let known = !broken && !lines.is_empty() || !claim.report_status;
+        fields.push(("outcome", json!(if known { "answered" } else { "unknown" })));
+        fields.push(("report", json!(lines)));
+        self.record_after(fields);
+        if lines.is_empty() && claim.report_status {
+            let text = "keyhatch: upstream broke off; whether it took the push is unknown: fetch to see";
+            self.client.send(report::refusal(claim, |_| text.to_owned())).await;
+        }
+        Ok(())
+    }
+
+    fn record_after(&self, fields: Vec<(&'static str, Value)>) {
+        // It has been sent: what cannot be recorded any more is said in the log, and "push-sending" stands.
+        if let Err(error) = self.front.broker.record(&self.front.session.id, "push-sent", fields) {
+            tracing::error!(%error, "a push was sent, but its outcome could not be recorded");
+        }
+    }
+}
+
+fn described(remote: &Remote, approved: &Approved<Operation>, spooled: &Spooled) -> Vec<(&'static str, Value)> {
+    let authority = match approved.authority() {
+        Authority::Policy => "policy".to_owned(),
+        Authority::Person(id) => format!("person:{id}"),
+        Authority::Grant(id) => format!("grant:{id}"),
+    };
+    vec![
+        ("remote", remote.to_string().into()),
+        ("digest", approved.digest().as_str().into()),
+        ("authority", authority.into()),
+        ("rule", approved.terms().rule.clone().into()),
+        ("updates", json!(spooled.claim.updates)),
+        ("push_options", json!(spooled.claim.push_options)),
+        ("bytes", spooled.bytes.into()),
+    ]
+}
+
+/// The spooled bytes from the start, as a stream. The file has no name, so nobody else can have changed it.
+fn spool_stream(
+    file: &std::fs::File,
+) -> io::Result<impl futures_util::Stream<Item = io::Result<Bytes>> + Send + 'static> {
+    let file = Arc::new(file.try_clone()?);
+    Ok(futures_util::stream::unfold((file, 0u64), |(file, offset)| async move {
+        let reading = file.clone();
+        let read = tokio::task::spawn_blocking(move || read_at(&reading, offset)).await;
+        match read.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(bytes) if bytes.is_empty() => None,
+            Ok(bytes) => {
+                let next = offset + bytes.len() as u64;
+                Some((Ok(bytes), (file, next)))
+            }
+            Err(error) => Some((Err(error), (file, u64::MAX))),
+        }
+    }))
+}
+
+fn read_at(file: &std::fs::File, offset: u64) -> io::Result<Bytes> {
+    /// One read of the spool; a few are in flight.
+    const CHUNK: usize = 256 * 1024;
+    if offset == u64::MAX {
+        return Ok(Bytes::new());
+    }
+    let mut buffer = vec![0; CHUNK];
+    let read = std::os::unix::fs::FileExt::read_at(file, &mut buffer, offset)?;
+    buffer.truncate(read);
+    Ok(buffer.into())
+}
+
+fn waiting(id: &str, attached: Attached) -> Vec<String> {
+    let what = match attached {
+        Attached::New => "waiting for approval",
+        Attached::Again => "still waiting for approval",
+    };
+    vec![
+        format!("keyhatch: {what} {id} (the user runs: keyhatch show {id}, then keyhatch approve {id})"),
+        "keyhatch: if this is interrupted, run the same command again".to_owned(),
+    ]
+}
+
+fn refused(why: Option<String>) -> String {
+    match why {
+        Some(why) => format!("keyhatch: refused by the user: {}", keyhatch_protocol::text::shown(&why)),
+        None => "keyhatch: refused by the user".to_owned(),
+    }
+}

@@ -1,0 +1,103 @@
+//! The one rendering that every surface shows: what would happen, from facts, then what the session wrote.
+//!
+//! Everything a session chose is escaped and bounded; remote and refs come first and are never pushed out of view.
+
+use std::fmt::Write as _;
+
+use keyhatch_protocol::UpdateKind;
+use keyhatch_protocol::text::{shown, shown_line};
+
+use crate::control::{RequestView, ShownRequest};
+
+/// Refs, commits, files and risks that a rendering lists; the counts are always whole.
+const LISTED: usize = 20;
+
+/// A request in one line, for lists.
+#[must_use]
+pub fn line(request: &RequestView) -> String {
+    let what = match request.updates.as_slice() {
+        [] => "fetch".to_owned(),
+        [one] => format!("{} {}", one.kind.word(), shown(one.ref_name.short())),
+        [one, more @ ..] => format!("{} {} and {} more", one.kind.word(), shown(one.ref_name.short()), more.len()),
+    };
+    let risks = if request.risks.is_empty() { String::new() } else { format!("  risks: {}", request.risks.len()) };
+    let withdrawn = if request.withdrawn { "  (client went away; an approval waits for its retry)" } else { "" };
+    format!("{}  {}  {what}{risks}{withdrawn}", request.id, shown(&request.remote))
+}
+
+/// A request in full, without its diff.
+#[must_use]
+pub fn request(request: &RequestView) -> String {
+    let mut text = String::new();
+    let mut say = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    say(format!("{} {}", request.operation, request.id));
+    say(format!("  remote      {}", shown(&request.remote)));
+    for update in request.updates.iter().take(LISTED) {
+        let (old, new) = (update.old.short(), update.new.short());
+        let mark = if matches!(update.kind, UpdateKind::Force | UpdateKind::Delete) { "!" } else { " " };
+        let from_to = match update.kind {
+            UpdateKind::Create => format!("new at {new}"),
+            UpdateKind::Delete => format!("was {old}"),
+            UpdateKind::FastForward | UpdateKind::Force => format!("{old} -> {new}"),
+        };
+        say(format!("{mark} {:<12}{}  {from_to}", update.kind.word(), shown(update.ref_name.as_str())));
+    }
+    more(&mut say, request.updates.len() as u64, request.updates.len(), "refs");
+    for option in &request.push_options {
+        say(format!("! option      {}", shown(option)));
+    }
+    for risk in request.risks.iter().take(LISTED) {
+        say(format!("! risk        {}: {}", risk.kind.word(), shown(&risk.detail)));
+    }
+    more(&mut say, request.risks.len() as u64, request.risks.len(), "risks");
+    say(format!("  session     {}", request.session));
+    say(format!("  credential  {}", shown(&request.credential)));
+    say(format!("  rule        {}: {}", shown(&request.rule), shown(&request.reason)));
+    say(format!("  digest      {}", request.digest));
+    if request.operation == "push" {
+        say(format!(
+            "  changes     {} commits, {} files, +{} -{} lines, {} bytes",
+            request.commit_count, request.file_count, request.added, request.removed, request.pack_bytes
+        ));
+    }
+    say("  --- from here on, text that the session wrote ---".to_owned());
+    for commit in request.commits.iter().take(LISTED) {
+        let signed = if commit.signed { " (signed)" } else { "" };
+        let who = format!("{} <{}>", commit.author.name, commit.author.email);
+        say(format!("  commit      {} {}{signed}  {}", commit.oid.short(), shown(&commit.subject), shown(&who)));
+    }
+    more(&mut say, request.commit_count, request.commits.len(), "commits");
+    for file in request.files.iter().take(LISTED) {
+        let lines = match (file.added, file.removed) {
+            (Some(added), Some(removed)) => format!("+{added} -{removed}"),
+            _ => "binary".to_owned(),
+        };
+        say(format!("  file        {} {}  {lines}", file.status, shown(&file.path)));
+    }
+    more(&mut say, request.file_count, request.files.len(), "files");
+    text
+}
+
+fn more(say: &mut impl FnMut(String), count: u64, listed: usize, what: &str) {
+    let left = count.saturating_sub(listed.min(LISTED) as u64);
+    if left > 0 {
+        say(format!("              … and {left} more {what}"));
+    }
+}
+
+/// The diff, every line escaped.
+#[must_use]
+pub fn diff(request: &ShownRequest) -> String {
+    let mut text = String::with_capacity(request.diff.len());
+    for line in request.diff.lines() {
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(text, "{}", shown_line(line));
+    }
+    if request.diff_cut {
+        text.push_str("… the diff is longer than what is kept; the whole of it is in the commits named above\n");
+    }
+    text
+}
