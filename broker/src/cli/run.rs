@@ -1,0 +1,219 @@
+//! `keyhatch run`: a session, a sandbox, a command in it, and its exit status passed on.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use keyhatch_policies::rules::SandboxRules;
+use keyhatch_protocol::SessionId;
+use rustix::io::FdFlags;
+use tokio::process::Child;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::Run;
+use super::stdio::{Relayed, relay};
+use super::{Failure, paths, policy, prompt, sandbox};
+use crate::control::client::Client;
+use crate::control::{OpenedSession, Reply, Request};
+use crate::paths::Paths;
+use crate::sys;
+
+pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
+    let cwd = std::env::current_dir().map_err(|e| Failure::internal("the current directory", &e))?;
+    let project = project(args.project.as_deref(), &cwd)?;
+    let source = policy::find(&args.policy, Some(&project))?;
+    let paths = paths()?;
+    let mut session = Client::connect_or_start(&paths)?;
+    let request =
+        Request::OpenSession { project: project.clone(), policy_origin: source.origin, policy: source.text };
+    let opened = match session.ask(request)? {
+        Reply::Opened(opened) => opened,
+        _ => return Err(Failure::unavailable("the broker answered something else", "stop the old broker")),
+    };
+    for note in &opened.notes {
+        eprintln!("keyhatch: {note}");
+    }
+    let inside = if cwd.starts_with(&project) { cwd } else { project };
+    let command = command(&args.command);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::internal("the runtime", &e))?;
+    let status = runtime.block_on(confined(&paths, &opened, (inside, command)));
+    // The session ends with this connection, after the command and everything it started.
+    drop(session);
+    status
+}
+
+/// The directory that the agent may write: fixed by the user before anything of the agent's runs.
+fn project(named: Option<&Path>, cwd: &Path) -> Result<PathBuf, Failure> {
+    let start = named.unwrap_or(cwd);
+    let resolved = start.canonicalize().map_err(|error| {
+        Failure::invalid(format!("cannot use the project {}: {error}", start.display()), "name a directory")
+    })?;
+    let project = match named {
+        Some(_) => resolved,
+        None => resolved.ancestors().find(|dir| dir.join(".git").exists()).unwrap_or(&resolved).to_owned(),
+    };
+    let home = std::env::var_os("HOME").map(PathBuf::from).and_then(|home| home.canonicalize().ok());
+    let holds_home = home.is_some_and(|home| home.starts_with(&project));
+    if holds_home || project == Path::new("/") {
+        return Err(Failure::invalid(
+            format!("{} holds your home directory: the agent would have it all", project.display()),
+            "run this in one project's directory, or name it with --project",
+        ));
+    }
+    Ok(project)
+}
+
+fn command(given: &[OsString]) -> Vec<OsString> {
+    if given.is_empty() {
+        return vec![std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into())];
+    }
+    given.to_vec()
+}
+
+async fn confined(
+    paths: &Paths,
+    opened: &OpenedSession,
+    (cwd, command): (PathBuf, Vec<OsString>),
+) -> Result<ExitCode, Failure> {
+    let internal = |what: &'static str| move |error: io::Error| Failure::internal(what, &error);
+    let helper = beside("keyhatch-helper")?;
+    let relayed = relay().map_err(internal("the terminal"))?;
+    let terminal = rustix::termios::isatty(io::stdin());
+    let rules = sandbox::rules(opened, (cwd, &helper), &command, terminal)?;
+    let Relayed { stdio, terminal, outputs } = relayed;
+    let (mut runner, handoff) = start(&rules, stdio)?;
+    attach(paths, &opened.session, handoff, &mut runner).await?;
+    let prompting = terminal.as_ref().filter(|_| prompt::is_possible()).map(|terminal| {
+        prompt::Prompting::start(paths.clone(), opened.session.clone(), Arc::clone(&terminal.gate))
+    });
+    let status = wait(&mut runner, || {
+        if let Some(terminal) = &terminal {
+            terminal.copy_size();
+        }
+    })
+    .await?;
+    if let Some(prompting) = prompting {
+        prompting.stop();
+    }
+    for output in outputs {
+        // A relay that panicked has printed why.
+        drop(output.join());
+    }
+    drop(terminal);
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
+        (None, Some(number)) => Ok(ExitCode::from(u8::try_from(128 + number).unwrap_or(1))),
+        (None, None) => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// Finds a program of ours beside this one.
+fn beside(name: &str) -> Result<PathBuf, Failure> {
+    let own = std::env::current_exe().map_err(|e| Failure::internal("this program's place", &e))?;
+    let path = own.with_file_name(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Failure::unavailable(
+        format!("{name} is not beside keyhatch, in {}", own.parent().unwrap_or(Path::new("/")).display()),
+        "cargo build --release builds all three programs into one directory",
+    ))
+}
+
+/// Starts the runner with its rules on one descriptor and a socket for the listeners on another.
+fn start(rules: &SandboxRules, stdio: [std::process::Stdio; 3]) -> Result<(Child, UnixStream), Failure> {
+    let internal = |what: &'static str| move |error: io::Error| Failure::internal(what, &error);
+    let text = serde_json::to_vec(rules)
+        .map_err(|error| Failure::internal("the sandbox's rules", &error))?;
+    // A file in memory: rules are larger than a pipe's buffer, and nobody else can reach them.
+    let memory = rustix::fs::memfd_create("keyhatch-rules", rustix::fs::MemfdFlags::CLOEXEC)
+        .map_err(|e| Failure::internal("the sandbox's rules", &io::Error::from(e)))?;
+    let mut file = std::fs::File::from(memory);
+    io::Write::write_all(&mut file, &text).map_err(internal("the sandbox's rules"))?;
+    io::Seek::rewind(&mut file).map_err(internal("the sandbox's rules"))?;
+    let (ours, theirs) = UnixStream::pair().map_err(internal("a socket pair"))?;
+    let (rules_fd, handoff_fd) = (OwnedFd::from(file), OwnedFd::from(theirs));
+    for descriptor in [&rules_fd, &handoff_fd] {
+        rustix::io::fcntl_setfd(descriptor, FdFlags::empty())
+            .map_err(|e| Failure::internal("a descriptor", &io::Error::from(e)))?;
+    }
+    let [input, output, error] = stdio;
+    let mut runner = tokio::process::Command::new(beside("keyhatch-run")?);
+    runner
+        .arg("--rules-fd")
+        .arg(rules_fd.as_raw_fd().to_string())
+        .arg("--handoff-fd")
+        .arg(handoff_fd.as_raw_fd().to_string())
+        .stdin(input)
+        .stdout(output)
+        .stderr(error)
+        .env_clear()
+        .kill_on_drop(true);
+    if rustix::process::getuid().is_root() {
+        runner.arg("--as-root");
+    }
+    let child = runner.spawn().map_err(internal("cannot start keyhatch-run"))?;
+    Ok((child, ours))
+}
+
+/// Passes the sandbox's listener from the runner to the broker.
+async fn attach(
+    paths: &Paths,
+    session: &SessionId,
+    handoff: UnixStream,
+    runner: &mut Child,
+) -> Result<(), Failure> {
+    let received = tokio::task::spawn_blocking(move || {
+        use std::os::fd::AsFd;
+        sys::receive_descriptor(handoff.as_fd())
+    });
+    let listener = match received.await {
+        Ok(Ok(listener)) => listener,
+        Ok(Err(_)) | Err(_) => {
+            // The runner said why on standard error; its exit status is the answer.
+            let status = runner.wait().await.map_err(|e| Failure::internal("the runner", &e))?;
+            let code = status.code().unwrap_or(125);
+            std::process::exit(code);
+        }
+    };
+    let mut client = Client::connect(paths)?;
+    client.send(Request::AttachListener { session: session.clone() })?;
+    use std::os::fd::AsFd;
+    client.send_descriptor(listener.as_fd())?;
+    client.reply()?;
+    Ok(())
+}
+
+/// Waits for the runner, passing signals on. The runner passes them to the command.
+async fn wait(runner: &mut Child, resized: impl Fn()) -> Result<std::process::ExitStatus, Failure> {
+    let listen = |kind| signal(kind).map_err(|e| Failure::internal("signals", &e));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut quit = listen(SignalKind::quit())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    let mut window = listen(SignalKind::window_change())?;
+    loop {
+        use rustix::process::Signal;
+        let number = tokio::select! {
+            status = runner.wait() => return status.map_err(|e| Failure::internal("the runner", &e)),
+            _ = terminate.recv() => Signal::TERM,
+            _ = hangup.recv() => Signal::HUP,
+            // Typed at a terminal that is not ours to relay: the whole process group has it, the runner too.
+            _ = interrupt.recv() => continue,
+            _ = quit.recv() => continue,
+            _ = window.recv() => { resized(); continue }
+        };
+        let Some(pid) = runner.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?)) else {
+            continue;
+        };
+        if let Err(error) = rustix::process::kill_process(pid, number) {
+            tracing::debug!(%error, "the runner is gone");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! What a confined command gets as standard input, output and error: pipes, or a terminal of its own.
+//!
+//! Never a file of the host's: a read-only descriptor is reopened for writing through `/proc/self/fd`. Never the
+//! user's own terminal: it could be typed into (TIOCSTI) or read.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Stdio;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::fs::FileType;
+use rustix::termios::{OptionalActions, Termios};
+
+/// Whether the relay may touch the user's terminal: a prompt takes it away for a while.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    shut: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    /// Shuts or opens it.
+    pub(super) fn set_shut(&self, shut: bool) {
+        *self.shut.lock().unwrap_or_else(PoisonError::into_inner) = shut;
+        self.opened.notify_all();
+    }
+
+    /// Whether it is shut.
+    pub(super) fn is_shut(&self) -> bool {
+        *self.shut.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self) {
+        let shut = self.shut.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.opened.wait_while(shut, |shut| *shut).unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// The three descriptors, and what relays them.
+pub(super) struct Relayed {
+    /// For the runner.
+    pub(super) stdio: [Stdio; 3],
+    /// The user's terminal, where standard input is one.
+    pub(super) terminal: Option<Terminal>,
+    /// Threads that end when the command's output does.
+    pub(super) outputs: Vec<JoinHandle<()>>,
+}
+
+/// The user's terminal while a command runs on one of its own.
+pub(super) struct Terminal {
+    saved: Termios,
+    /// Our end of the command's terminal.
+    pub(super) master: Arc<File>,
+    /// Shut while a prompt is shown.
+    pub(super) gate: Arc<Gate>,
+}
+
+impl Terminal {
+    /// Gives the command's terminal the size of the user's.
+    pub(super) fn copy_size(&self) {
+        let copied = rustix::termios::tcgetwinsize(io::stdin())
+            .and_then(|size| rustix::termios::tcsetwinsize(&*self.master, size));
+        if let Err(error) = copied {
+            tracing::debug!(%error, "the window's size is unknown");
+        }
+    }
+
+    /// Passes every key to the command.
+    pub(super) fn set_raw(&self) -> io::Result<()> {
+        let mut raw = self.saved.clone();
+        raw.make_raw();
+        Ok(rustix::termios::tcsetattr(io::stdin(), OptionalActions::Now, &raw)?)
+    }
+
+    /// Gives the terminal back as it was.
+    pub(super) fn restore(&self) {
+        if let Err(error) = rustix::termios::tcsetattr(io::stdin(), OptionalActions::Now, &self.saved) {
+            tracing::debug!(%error, "the terminal could not be restored");
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.restore();
+    }
+}
+
+/// Prepares the descriptors from what this process has.
+pub(super) fn relay() -> io::Result<Relayed> {
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let mut outputs = Vec::new();
+    let is_terminal = |fd: &dyn AsFd| rustix::termios::isatty(fd.as_fd());
+    let pty = if is_terminal(&stdin) || is_terminal(&stdout) { Some(open_pty()?) } else { None };
+    let slave = |pty: &Option<(File, OwnedFd)>| -> io::Result<Option<Stdio>> {
+        pty.as_ref().map(|(_, slave)| Ok(Stdio::from(slave.try_clone()?))).transpose()
+    };
+    let input = match slave(&pty)? {
+        Some(slave) if is_terminal(&stdin) => slave,
+        _ => input(stdin.as_fd())?,
+    };
+    let mut output = |fd: &dyn AsFd, to: fn() -> Box<dyn Write + Send>| -> io::Result<Stdio> {
+        match slave(&pty)? {
+            Some(slave) if is_terminal(fd) => Ok(slave),
+            _ => self::output(fd, to, &mut outputs),
+        }
+    };
+    let out = output(&stdout, || Box::new(io::stdout()))?;
+    let err = output(&stderr, || Box::new(io::stderr()))?;
+    let terminal = match pty {
+        Some((master, slave)) => {
+            drop(slave);
+            Some(start_terminal(master, &mut outputs)?)
+        }
+        None => None,
+    };
+    Ok(Relayed { stdio: [input, out, err], terminal, outputs })
+}
+
+fn open_pty() -> io::Result<(File, OwnedFd)> {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let name = ptsname(&master, Vec::new())?;
+    let slave = rustix::fs::open(&*name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok((File::from(master), slave))
+}
+
+fn start_terminal(master: File, outputs: &mut Vec<JoinHandle<()>>) -> io::Result<Terminal> {
+    let master = Arc::new(master);
+    let terminal = Terminal {
+        saved: rustix::termios::tcgetattr(io::stdin()).or_else(|_| rustix::termios::tcgetattr(io::stdout()))?,
+        master: master.clone(),
+        gate: Arc::new(Gate::default()),
+    };
+    terminal.copy_size();
+    let (gate, reader) = (terminal.gate.clone(), master.clone());
+    outputs.push(std::thread::spawn(move || {
+        let mut buffer = [0; 16 * 1024];
+        // The slave's last close ends this with EIO: the command and everything it started are gone.
+        while let Ok(read @ 1..) = (&*reader).read(&mut buffer) {
+            gate.wait();
+            let mut out = io::stdout();
+            if out.write_all(&buffer[..read]).and_then(|()| out.flush()).is_err() {
+                return;
+            }
+        }
+    }));
+    if rustix::termios::isatty(io::stdin()) {
+        terminal.set_raw()?;
+        let gate = terminal.gate.clone();
+        std::thread::spawn(move || pass_keys(&master, &gate));
+    }
+    Ok(terminal)
+}
+
+/// Passes keys to the command. While the gate is shut they belong to the prompt, which reads them itself.
+fn pass_keys(master: &File, gate: &Gate) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut buffer = [0; 4096];
+    loop {
+        gate.wait();
+        let stdin = io::stdin();
+        let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
+        let tick = rustix::event::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        match poll(&mut polled, Some(&tick)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+            Ok(_) if gate.is_shut() => continue,
+            Ok(_) => {}
+            Err(_) => return,
+        }
+        match rustix::io::read(&stdin, &mut buffer) {
+            Ok(read @ 1..) => {
+                let mut master = master;
+                if master.write_all(&buffer[..read]).is_err() {
+                    return;
+                }
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Standard input that is no terminal: pipes, sockets and `/dev/null` pass as they are, files through a pipe.
+fn input(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<Stdio> {
+    if passes_as_it_is(fd)? {
+        return Ok(Stdio::from(fd.try_clone_to_owned()?));
+    }
+    let (reader, mut writer) = io::pipe()?;
+    std::thread::spawn(move || {
+        // The command may read less than there is: a broken pipe is its right.
+        if let Err(error) = io::copy(&mut io::stdin().lock(), &mut writer) {
+            tracing::debug!(%error, "the command stopped reading");
+        }
+    });
+    Ok(Stdio::from(reader))
+}
+
+fn output(
+    fd: &dyn AsFd,
+    to: fn() -> Box<dyn Write + Send>,
+    outputs: &mut Vec<JoinHandle<()>>,
+) -> io::Result<Stdio> {
+    if passes_as_it_is(fd.as_fd())? {
+        return Ok(Stdio::from(fd.as_fd().try_clone_to_owned()?));
+    }
+    let (mut reader, writer) = io::pipe()?;
+    outputs.push(std::thread::spawn(move || {
+        let mut to = to();
+        if let Err(error) = io::copy(&mut reader, &mut to).and_then(|_| to.flush()) {
+            tracing::debug!(%error, "nobody reads the command's output");
+        }
+    }));
+    Ok(Stdio::from(writer))
+}
+
+fn passes_as_it_is(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(fd)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let null = rustix::fs::stat("/dev/null")?;
+    Ok(matches!(kind, FileType::Fifo | FileType::Socket)
+        || (kind == FileType::CharacterDevice && stat.st_rdev == null.st_rdev))
+}
