@@ -1,1 +1,58 @@
-//! keyhatch
+//! What git calls on the agent's side. It holds no secret and decides nothing: it asks, or says who is to be asked.
+//!
+//! Comes in: git's arguments and standard input. Goes out: what git expects of the role, and one line for people. It
+//! trusts nobody and nobody trusts it: the agent owns this program's memory.
+#![forbid(unsafe_code)]
+
+mod credential;
+mod ssh;
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Exit code for a wrong call.
+const USAGE: u8 = 2;
+
+/// Runs the role that the arguments name.
+pub fn main(
+    arguments: impl IntoIterator<Item = OsString>,
+    input: &mut impl Read,
+    output: &mut impl Write,
+) -> ExitCode {
+    let mut arguments = arguments.into_iter();
+    let called = arguments.next().unwrap_or_default();
+    let name = Path::new(&called).file_name().map(|name| name.to_string_lossy().into_owned());
+    let role = match name.as_deref() {
+        Some("git-credential-keyhatch") => Some("credential".to_owned()),
+        Some("ssh") => Some("ssh".to_owned()),
+        _ => arguments.next().map(|role| role.to_string_lossy().into_owned()),
+    };
+    let rest: Vec<OsString> = arguments.collect();
+    match role.as_deref() {
+        Some("credential") => credential::answer(&rest, input, output),
+        Some("ssh") => ssh::answer(&rest),
+        Some("--version") => say(output, &format!("keyhatch-helper {}\n", env!("CARGO_PKG_VERSION"))),
+        Some("--help" | "help") => say(output, HELP),
+        _ => {
+            eprint!("{HELP}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+const HELP: &str = "\
+keyhatch-helper: what git calls inside a keyhatch session. It holds no key.
+
+usage: keyhatch-helper credential get|store|erase   git's credential protocol: says what is not brokered
+       keyhatch-helper ssh [OPTION]… HOST COMMAND   git's ssh: says which remote is not brokered
+       keyhatch-helper --version | --help
+";
+
+fn say(output: &mut impl Write, text: &str) -> ExitCode {
+    match output.write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}

@@ -3,13 +3,14 @@
 mod git_config;
 mod project;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use keyhatch_policies::rules::{FileInside, Mount};
-use keyhatch_policies::{Policy, Project};
-use keyhatch_protocol::SessionId;
+use keyhatch_policies::{Policy, Project, Terms};
+use keyhatch_protocol::{ObjectId, Remote, SessionId};
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 
@@ -62,6 +63,17 @@ pub struct Session {
     pub closed: watch::Sender<bool>,
     sockets: PathBuf,
     files: PathBuf,
+    fetches: Mutex<HashMap<Remote, Admitted>>,
+    tips: Mutex<HashMap<Remote, Vec<ObjectId>>>,
+}
+
+/// A fetch that was judged: one clone is several requests.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// On which terms.
+    pub terms: Terms,
+    /// Until when its requests belong to it.
+    pub until: Instant,
 }
 
 /// What the runner needs of a new session.
@@ -80,6 +92,31 @@ impl Session {
     #[must_use]
     pub fn sockets(&self) -> &PathBuf {
         &self.sockets
+    }
+
+    /// The terms of a fetch from this remote that was admitted a while ago and still lasts.
+    #[must_use]
+    pub fn admitted_fetch(&self, remote: &Remote) -> Option<Terms> {
+        let mut fetches = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        fetches.retain(|_, admitted| admitted.until > Instant::now());
+        fetches.get(remote).map(|admitted| admitted.terms.clone())
+    }
+
+    /// Remembers that a fetch was admitted.
+    pub fn remember_fetch(&self, remote: &Remote, admitted: Admitted) {
+        self.fetches.lock().unwrap_or_else(PoisonError::into_inner).insert(remote.clone(), admitted);
+    }
+
+    /// Remembers what upstream said it has, from its own mouth: the session cannot change it.
+    pub fn remember_tips(&self, remote: &Remote, tips: Vec<ObjectId>) {
+        self.tips.lock().unwrap_or_else(PoisonError::into_inner).insert(remote.clone(), tips);
+    }
+
+    /// What upstream last said it has.
+    #[must_use]
+    pub fn tips(&self, remote: &Remote) -> Vec<ObjectId> {
+        let tips = self.tips.lock().unwrap_or_else(PoisonError::into_inner);
+        tips.get(remote).cloned().unwrap_or_default()
     }
 
     /// Ends it: no more connections, and its directories go.
@@ -132,6 +169,8 @@ pub async fn open(
         closed: watch::Sender::new(false),
         sockets,
         files,
+        fetches: Mutex::default(),
+        tips: Mutex::default(),
     };
     Ok((session, furniture))
 }
