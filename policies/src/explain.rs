@@ -1,0 +1,110 @@
+//! A policy in words, and why an operation is judged as it is.
+
+use std::fmt::Write as _;
+
+use crate::judge::{judge, push_rules};
+use crate::pattern::{HostPattern, REMOTES, RemotePattern, Where};
+use crate::{CredentialChoice, Judgement, Operation, Policy, Project, Rule, RuleDecision, Service};
+
+/// Describes a policy, a rule a paragraph.
+#[must_use]
+pub fn describe(policy: &Policy) -> String {
+    let mut text = format!("{}: {}\n", policy.name, policy.description);
+    for rule in &policy.fetch {
+        text.push_str(&paragraph("fetch", rule, ""));
+    }
+    for push in &policy.push {
+        let updates: Vec<&str> = push.updates.iter().map(|kind| kind.word()).collect();
+        let refs = match &push.refs {
+            None => "any ref".to_owned(),
+            Some(refs) => refs.iter().map(|pattern| pattern.text.as_str()).collect::<Vec<_>>().join(", "),
+        };
+        let once = if push.once { ", approved once at a time" } else { "" };
+        text.push_str(&paragraph("push", &push.rule, &format!("    {} of {refs}{once}\n", updates.join(", "))));
+    }
+    let minutes = policy.approval_timeout.as_secs() / 60;
+    let mib = policy.limits.pack_bytes >> 20;
+    // Writing to a String cannot fail.
+    let _infallible = writeln!(
+        text,
+        "\nno answer in {minutes} min is a no; a push has at most {mib} MiB and {} objects\nwhat no rule names is denied",
+        policy.limits.objects
+    );
+    text
+}
+
+fn paragraph(service: &str, rule: &Rule, more: &str) -> String {
+    let credential = match &rule.credential {
+        CredentialChoice::Host => "with what you have on the host",
+        CredentialChoice::None => "without a credential",
+        CredentialChoice::Named(name) => name,
+    };
+    format!(
+        "\n{} {service} \"{}\"\n    {}, {credential}\n{more}    because {}\n",
+        word(rule.decision),
+        rule.name,
+        place(&rule.place),
+        rule.reason
+    )
+}
+
+fn place(place: &Where) -> String {
+    let names: Vec<String> = match place {
+        Where::Remotes(patterns) => patterns
+            .iter()
+            .map(|pattern| match pattern {
+                RemotePattern::Project => "the project's own remotes".to_owned(),
+                RemotePattern::Url { text, .. } => text.clone(),
+            })
+            .collect(),
+        Where::Hosts(hosts) => hosts
+            .iter()
+            .map(|host| match host {
+                HostPattern::Project => format!("any repository on the hosts of {REMOTES}"),
+                HostPattern::Host(host) => format!("any repository on {}", host.as_str()),
+            })
+            .collect(),
+    };
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
+
+const fn word(decision: RuleDecision) -> &'static str {
+    match decision {
+        RuleDecision::Allow => "allow",
+        RuleDecision::Ask => "ask  ",
+        RuleDecision::Deny => "deny ",
+    }
+}
+
+/// Says how an operation is judged, and which rules speak of it.
+#[must_use]
+pub fn explain(policy: &Policy, project: &Project, operation: &Operation) -> String {
+    let mut text = match judge(policy, project, operation) {
+        Judgement::Allow(terms) => format!("allow: rule \"{}\": {}\n", terms.rule, terms.reason),
+        Judgement::Ask(terms) => {
+            let once = if terms.once_only { " (once at a time)" } else { "" };
+            format!("ask{once}: rule \"{}\": {}\n", terms.rule, terms.reason)
+        }
+        Judgement::Deny(reason) => format!("deny: {}\nhint: {}\n", reason.text, reason.hint),
+    };
+    let mut say = |rule: &Rule, note: &str| {
+        let line = format!("  rule \"{}\" says {}{note}\n", rule.name, word(rule.decision).trim_end());
+        text.push_str(&line);
+    };
+    match operation {
+        Operation::Fetch(fetch) => {
+            let speaks = |rule: &&Rule| rule.place.matches(&fetch.remote, project, Service::Fetch);
+            policy.fetch.iter().filter(speaks).for_each(|rule| say(rule, ""));
+        }
+        Operation::Push(push) => {
+            for update in &push.facts.updates {
+                for rule in push_rules(policy, project, &push.remote, &update.ref_name) {
+                    let applies = rule.updates.contains(&update.kind);
+                    let note = if applies { "" } else { ", but not of this kind of update" };
+                    say(&rule.rule, note);
+                }
+            }
+        }
+    }
+    text
+}

@@ -1,0 +1,206 @@
+//! The judgement: a pure function of policy, project and operation.
+
+use std::collections::BTreeMap;
+
+use keyhatch_protocol::{RefName, Remote, RiskKind, Scheme, UpdateKind};
+
+use crate::pattern::{HostPattern, RemotePattern, Where};
+use crate::{
+    FetchOperation, Judgement, Operation, Policy, Project, PushOperation, PushRule, Reason, Rule,
+    RuleDecision, Service, Terms,
+};
+
+/// Judges an operation. Unlisted is denied; deny beats ask beats allow; the strictest of several refs wins.
+pub fn judge(policy: &Policy, project: &Project, operation: &Operation) -> Judgement {
+    match operation {
+        Operation::Fetch(FetchOperation { remote }) => {
+            let rules = policy.fetch.iter().filter(|rule| rule.place.matches(remote, project, Service::Fetch));
+            match strictest(rules) {
+                None => Judgement::Deny(unlisted("no rule allows fetching from this remote")),
+                Some(rule) => by_rule(rule, false),
+            }
+        }
+        Operation::Push(push) => judge_push(policy, project, push),
+    }
+}
+
+fn judge_push(policy: &Policy, project: &Project, push: &PushOperation) -> Judgement {
+    let facts = &push.facts;
+    if facts.risks.iter().any(|risk| risk.kind == RiskKind::Unreachable) {
+        return Judgement::Deny(Reason {
+            rule: None,
+            text: "the pack holds objects that no ref reaches".into(),
+            hint: "git never sends such a pack; something else made it".into(),
+        });
+    }
+    let mut worst: Option<&PushRule> = None;
+    let mut once = facts.risks.iter().next().is_some() || !push.push_options.is_empty();
+    let mut accepted = true;
+    for update in &facts.updates {
+        let matching = push_rules(policy, project, &push.remote, &update.ref_name);
+        let rule = strictest_push(matching.filter(|rule| rule.updates.contains(&update.kind)));
+        let Some(rule) = rule else {
+            let what = format!("no rule allows to {} {}", verb(update.kind), ascii(update.ref_name.short()));
+            return Judgement::Deny(unlisted(&what));
+        };
+        once |= rule.once || matches!(update.kind, UpdateKind::Force | UpdateKind::Delete);
+        accepted &= rule.accepts_risks;
+        if worst.is_none_or(|worst| rule.rule.decision > worst.rule.decision) {
+            worst = Some(rule);
+        }
+    }
+    let Some(rule) = worst else {
+        return Judgement::Deny(unlisted("the push has no command"));
+    };
+    // A rule that allows was written for the ordinary case: a risk is for a person, unless the rule accepts risks.
+    let risky = !facts.risks.is_empty() || !push.push_options.is_empty();
+    match by_rule(&rule.rule, once) {
+        Judgement::Allow(terms) if risky && !accepted => Judgement::Ask(terms),
+        judgement => judgement,
+    }
+}
+
+/// Denies a remote whatever would be done there: known before any connection.
+#[must_use]
+pub fn judge_remote(policy: &Policy, project: &Project, service: Service, remote: &Remote) -> Option<Reason> {
+    let matches = |rule: &&Rule| rule.place.matches(remote, project, service);
+    let rules: Vec<&Rule> = match service {
+        Service::Fetch => policy.fetch.iter().filter(matches).collect(),
+        Service::Push => policy.push.iter().map(|push| &push.rule).filter(matches).collect(),
+    };
+    if rules.iter().any(|rule| rule.decision != RuleDecision::Deny) {
+        return None;
+    }
+    Some(match rules.first() {
+        Some(rule) => denied(rule),
+        None if service == Service::Push => unlisted("no rule allows pushing to this remote"),
+        None => unlisted("no rule allows fetching from this remote"),
+    })
+}
+
+/// Denies a ref for every kind of update that its command could turn out to be: known before the pack is read.
+#[must_use]
+pub fn judge_ref(
+    policy: &Policy,
+    project: &Project,
+    remote: &Remote,
+    name: &RefName,
+    possible: &[UpdateKind],
+) -> Option<Reason> {
+    let mut first = None;
+    for kind in possible {
+        let rules = push_rules(policy, project, remote, name).filter(|rule| rule.updates.contains(kind));
+        match strictest_push(rules) {
+            Some(rule) if rule.rule.decision != RuleDecision::Deny => return None,
+            Some(rule) => first = first.or_else(|| Some(denied(&rule.rule))),
+            None => {
+                let what = format!("no rule allows to {} {}", verb(*kind), ascii(name.short()));
+                first = first.or_else(|| Some(unlisted(&what)));
+            }
+        }
+    }
+    first
+}
+
+/// The authorities whose URLs the agent's git is to send to the front end: one remote for each.
+#[must_use]
+pub fn brokered(policy: &Policy, project: &Project) -> Vec<Remote> {
+    let mut found: BTreeMap<(Scheme, String), Remote> = BTreeMap::new();
+    let mut add = |remote: Remote| {
+        found.entry((remote.scheme(), remote.authority())).or_insert(remote);
+    };
+    project.remotes.iter().chain(&project.submodules).cloned().for_each(&mut add);
+    let rules = policy.fetch.iter().chain(policy.push.iter().map(|push| &push.rule));
+    for rule in rules.filter(|rule| rule.decision != RuleDecision::Deny) {
+        match &rule.place {
+            Where::Remotes(patterns) => {
+                for pattern in patterns {
+                    if let RemotePattern::Url { text, .. } = pattern {
+                        let plain = text.replace(['*'], "x");
+                        Remote::parse(&plain).into_iter().for_each(&mut add);
+                    }
+                }
+            }
+            Where::Hosts(hosts) => {
+                for host in hosts {
+                    if let HostPattern::Host(host) = host {
+                        let host = host.as_str();
+                        let forms = [format!("https://{host}/x"), format!("ssh://git@{host}/x"), format!("git@{host}:x")];
+                        forms.iter().filter_map(|url| Remote::parse(url).ok()).for_each(&mut add);
+                    }
+                }
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+pub(crate) fn push_rules<'p>(
+    policy: &'p Policy,
+    project: &'p Project,
+    remote: &'p Remote,
+    name: &'p RefName,
+) -> impl Iterator<Item = &'p PushRule> {
+    policy.push.iter().filter(move |rule| {
+        rule.rule.place.matches(remote, project, Service::Push)
+            && rule.refs.as_ref().is_none_or(|refs| refs.iter().any(|pattern| pattern.matches(name)))
+    })
+}
+
+/// The strictest rule; among equals the first, so that the answer names the same rule every time.
+fn strictest<'p>(rules: impl Iterator<Item = &'p Rule>) -> Option<&'p Rule> {
+    rules.fold(None, |worst: Option<&Rule>, rule| match worst {
+        Some(worst) if worst.decision >= rule.decision => Some(worst),
+        _ => Some(rule),
+    })
+}
+
+fn strictest_push<'p>(rules: impl Iterator<Item = &'p PushRule>) -> Option<&'p PushRule> {
+    rules.fold(None, |worst: Option<&PushRule>, rule| match worst {
+        Some(worst) if worst.rule.decision >= rule.rule.decision => Some(worst),
+        _ => Some(rule),
+    })
+}
+
+fn by_rule(rule: &Rule, once_only: bool) -> Judgement {
+    let terms = Terms {
+        rule: rule.name.clone(),
+        reason: rule.reason.clone(),
+        credential: rule.credential.clone(),
+        once_only,
+    };
+    match rule.decision {
+        RuleDecision::Allow => Judgement::Allow(terms),
+        RuleDecision::Ask => Judgement::Ask(terms),
+        RuleDecision::Deny => Judgement::Deny(denied(rule)),
+    }
+}
+
+fn denied(rule: &Rule) -> Reason {
+    Reason {
+        rule: Some(rule.name.clone()),
+        text: format!("denied by policy ({}): {}", rule.name, rule.reason),
+        hint: format!("the user can change the rule \"{}\" of the session's policy", rule.name),
+    }
+}
+
+fn unlisted(what: &str) -> Reason {
+    Reason {
+        rule: None,
+        text: format!("denied by policy: {what}"),
+        hint: "the user can add a rule to the session's policy: keyhatch policy show".into(),
+    }
+}
+
+const fn verb(kind: UpdateKind) -> &'static str {
+    match kind {
+        UpdateKind::Create => "create",
+        UpdateKind::FastForward => "fast-forward",
+        UpdateKind::Force => "force",
+        UpdateKind::Delete => "delete",
+    }
+}
+
+fn ascii(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).take(100).collect()
+}
