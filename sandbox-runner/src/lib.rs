@@ -1,1 +1,86 @@
-//! keyhatch
+//! Builds a sandbox from resolved rules, proves that it holds, and execs a command in it.
+//!
+//! Comes in: [`SandboxRules`] as JSON on a descriptor, from `keyhatch run`. Goes out: the listening sockets of the
+//! sandbox's own loopback, then the command's exit status. Trusted: the rules; nothing else is read. Three processes,
+//! all single-threaded:
+//!
+//! ```text
+//! outer    on the host's side: namespaces, loopback; passes signals in and the status out
+//! └ init   pid 1 inside: root, limits, Landlock, no_new_privs, seccomp; reaps, passes signals on
+//!   └ command   probes the sandbox, then execs
+//! ```
+
+pub mod error;
+pub mod filter;
+mod init;
+mod namespaces;
+mod network;
+mod outer;
+mod privileges;
+mod probe;
+mod root;
+mod ruleset;
+pub mod sys;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+
+use keyhatch_policies::rules::SandboxRules;
+
+use error::{RunError, at};
+
+/// The exit code for "the sandbox could not be built", as `env(1)` and `timeout(1)` use it.
+const NOT_BUILT: u8 = 125;
+
+/// What the command line names: descriptors that `keyhatch run` opened.
+struct Descriptors {
+    rules: OwnedFd,
+    handoff: OwnedFd,
+}
+
+/// Runs the runner: the process ends as the command did, or with 125 and a reason.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    match prepare(arguments).and_then(|(rules, handoff)| outer::run(&rules, handoff)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("keyhatch: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(NOT_BUILT)
+        }
+    }
+}
+
+fn prepare(arguments: impl Iterator<Item = OsString>) -> Result<(SandboxRules, OwnedFd), RunError> {
+    let descriptors = parse(arguments)?;
+    let mut text = Vec::new();
+    File::from(descriptors.rules).read_to_end(&mut text).map_err(at("read", "the sandbox's rules"))?;
+    let rules: SandboxRules = serde_json::from_slice(&text).map_err(|_| RunError::Rules)?;
+    rustix::io::fcntl_setfd(descriptors.handoff.as_fd(), rustix::io::FdFlags::CLOEXEC)
+        .map_err(at("keep", "the hand-off socket"))?;
+    Ok((rules, descriptors.handoff))
+}
+
+fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Descriptors, RunError> {
+    let (mut rules, mut handoff, mut as_root) = (None, None, false);
+    while let Some(argument) = arguments.next() {
+        let mut descriptor = || arguments.next().and_then(|value| value.to_str()?.parse().ok());
+        match argument.to_str() {
+            Some("--rules-fd") => rules = descriptor(),
+            Some("--handoff-fd") => handoff = descriptor(),
+            Some("--as-root") => as_root = true,
+            _ => return Err(RunError::Usage),
+        }
+    }
+    if rustix::process::getuid().is_root() && !as_root {
+        return Err(RunError::Root);
+    }
+    match (rules.and_then(sys::inherited), handoff.and_then(sys::inherited)) {
+        (Some(rules), Some(handoff)) => Ok(Descriptors { rules, handoff }),
+        _ => Err(RunError::Usage),
+    }
+}
