@@ -12,6 +12,7 @@ use crate::audit::{AuditError, AuditLog};
 use crate::credential::HostGit;
 use crate::paths::Paths;
 use crate::session::Session;
+use crate::upstream::Clients;
 
 /// How long a request stays decidable after its client went away.
 pub const WITHDRAWN: Duration = Duration::from_secs(15 * 60);
@@ -23,6 +24,8 @@ pub struct Broker {
     pub paths: Paths,
     /// What waits for a person.
     pub queue: Queue,
+    /// HTTPS clients, shared by all sessions.
+    pub clients: Clients,
     /// The host's git and its credential helpers.
     pub host_git: HostGit,
     audit: Mutex<AuditLog>,
@@ -36,7 +39,7 @@ impl Broker {
     /// When the audit log cannot be opened: a broker that cannot record must not act.
     pub fn new(paths: Paths, host_git: HostGit) -> Result<Self, AuditError> {
         let audit = Mutex::new(AuditLog::open(&paths.audit())?);
-        Ok(Self { paths, queue: Queue::default(), host_git, audit, sessions: Mutex::default() })
+        Ok(Self { paths, queue: Queue::default(), clients: Clients::default(), host_git, audit, sessions: Mutex::default() })
     }
 
     /// Records an event; it is on disk when this returns.

@@ -1,1 +1,24 @@
-//! keyhatch
+//! The user's command and the daemon; the only crate in which a secret exists.
+//!
+//! The spine of every operation, each room once:
+//!
+//! ```text
+//! bytes → intake (claim, front::spool) → inspect → judge (policies) → approval → upstream → audit
+//! ```
+
+pub mod approval;
+pub mod audit;
+pub mod broker;
+pub mod claim;
+pub mod cli;
+pub mod control;
+pub mod credential;
+pub mod daemon;
+pub mod front;
+pub mod inspect;
+pub mod paths;
+pub mod pktline;
+pub mod session;
+pub mod surface;
+pub mod sys;
+pub mod upstream;

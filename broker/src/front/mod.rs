@@ -59,10 +59,7 @@ struct Front {
 pub fn listen_on_socket(broker: &Arc<Broker>, session: &Arc<Session>) -> Result<(), ListenError> {
     let listener = UnixListener::bind(session.sockets().join("http.sock"))?;
     let front = Front { broker: broker.clone(), session: session.clone() };
-    tokio::spawn(async move {
-        let accept = async |_: &Front| listener.accept().await.map(|(stream, _)| stream);
-        accept_until_closed(front, accept).await;
-    });
+    tokio::spawn(accept_until_closed(front, Listener::Unix(listener)));
     Ok(())
 }
 
@@ -85,43 +82,52 @@ pub fn listen_on_loopback(
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let front = Front { broker: broker.clone(), session: session.clone() };
-    tokio::spawn(async move {
-        let accept = async |_: &Front| {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        };
-        accept_until_closed(front, accept).await;
-    });
+    tokio::spawn(accept_until_closed(front, Listener::Tcp(listener)));
     Ok(())
 }
 
-async fn accept_until_closed<S>(front: Front, accept: impl AsyncFn(&Front) -> io::Result<S>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut closed = front.session.closed.subscribe();
+/// One connection of either kind.
+trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
+
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Box<dyn Connection>> {
+        match self {
+            Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream))
+            }
+        }
+    }
+}
+
+async fn accept_until_closed(front: Front, listener: Listener) {
+    let session = front.session.clone();
     loop {
         // A permit first: above the cap, connections of this session wait in its own backlog and cost nothing here.
         let Ok(permit) = front.session.connections.clone().acquire_owned().await else { return };
         tokio::select! {
-            accepted = accept(&front) => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok(stream) => { tokio::spawn(serve(front.clone(), stream, permit)); }
                 Err(error) => {
                     tracing::warn!(session = %front.session.id, %error, "cannot accept for a session");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            _ = closed.wait_for(|closed| *closed) => return,
+            () = session.ended() => return,
         }
     }
 }
 
-async fn serve<S>(front: Front, stream: S, permit: OwnedSemaphorePermit)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut closed = front.session.closed.subscribe();
+async fn serve(front: Front, stream: Box<dyn Connection>, permit: OwnedSemaphorePermit) {
+    let session = front.session.clone();
     let router = Router::new().fallback(route).with_state(front);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -132,7 +138,7 @@ where
         served = connection => if let Err(error) = served {
             tracing::debug!(%error, "a session's connection ended early");
         },
-        _ = closed.wait_for(|closed| *closed) => {}
+        () = session.ended() => {}
     }
     drop(permit);
 }

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::credential::ProjectSecrets;
 use crate::paths::{Paths, PathsError, make_private};
 
+pub(crate) use git_config::parse_list;
 pub use project::{ProjectError, ProjectGit};
 
 /// Connections that one session can hold open at once; git uses one, git-lfs eight. More wait in the backlog.
@@ -117,6 +118,12 @@ impl Session {
     pub fn tips(&self, remote: &Remote) -> Vec<ObjectId> {
         let tips = self.tips.lock().unwrap_or_else(PoisonError::into_inner);
         tips.get(remote).cloned().unwrap_or_default()
+    }
+
+    /// Waits until it ends.
+    pub async fn ended(&self) {
+        // The sender is this session's own and outlives the wait; were it gone, the session would be over too.
+        drop(self.closed.subscribe().wait_for(|closed| *closed).await);
     }
 
     /// Ends it: no more connections, and its directories go.

@@ -1,0 +1,71 @@
+//! The confined child's own path: confine, read the order, index, walk, compare, answer.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use keyhatch_protocol::{Facts, UpdateKind};
+
+use super::quarantine::Quarantine;
+use super::{Answer, Order, Refusal, changes, confine, history, reach};
+
+/// Most bytes of an order: 100,000 advertised tips and 10,000 commands fit.
+const MAX_ORDER: u64 = 32 * 1024 * 1024;
+
+/// Runs `keyhatch inspect`. Standard input is the spooled push, standard output a socket to the broker.
+pub fn main() -> ExitCode {
+    let answer = match work() {
+        Ok(facts) => Answer::Facts(Box::new(facts)),
+        Err(refusal) => Answer::Refusal(refusal),
+    };
+    let told = serde_json::to_vec(&answer).map_err(io::Error::other).and_then(|text| {
+        let mut socket = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        socket.write_all(&text)
+    });
+    if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Names a step of ours that failed.
+pub(super) fn failed(step: &str, error: impl std::fmt::Display) -> Refusal {
+    Refusal::Failed { step: format!("{step}: {error}") }
+}
+
+fn work() -> Result<Facts, Refusal> {
+    let order = read_order().map_err(|error| failed("the order", error))?;
+    confine::enforce(&order).map_err(|error| failed("the confinement", error))?;
+    let spool = io::stdin().as_fd().try_clone_to_owned().map_err(|error| failed("the spool", error))?;
+    let quarantine = Quarantine::index(&order, &File::from(spool))?;
+    let history = history::of(&order, &quarantine)?;
+    let reached = reach::of(&order, &quarantine)?;
+    let changes = changes::of(&order, &quarantine, &history)?;
+    let mut risks = quarantine.risks;
+    risks.extend(history.risks);
+    risks.extend(reached);
+    risks.extend(changes.risks);
+    if history.updates.iter().all(|update| update.kind == UpdateKind::Delete) {
+        risks.clear();
+    }
+    Ok(Facts {
+        object_format: order.object_format,
+        updates: history.updates,
+        commit_count: history.commit_count,
+        commits: history.commits,
+        file_count: changes.file_count,
+        files: changes.files,
+        added: changes.added,
+        removed: changes.removed,
+        object_count: quarantine.objects,
+        pack_bytes: quarantine.bytes,
+        risks,
+        diff: changes.diff,
+        diff_cut: changes.diff_cut,
+    })
+}
+
+fn read_order() -> io::Result<Order> {
+    let socket = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut text = Vec::new();
+    socket.take(MAX_ORDER).read_to_end(&mut text)?;
+    serde_json::from_slice(&text).map_err(io::Error::other)
+}

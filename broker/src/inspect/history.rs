@@ -1,0 +1,142 @@
+//! What each command does to its ref, and the commits that upstream does not have.
+
+use git2::{Commit, ObjectType, Oid, Repository};
+use keyhatch_protocol::{CommitFact, Identity, RefUpdate, Risk, RiskKind, UpdateFact, UpdateKind};
+
+use super::child::failed;
+use super::quarantine::Quarantine;
+use super::{Order, Refusal};
+
+/// Commits that the facts list; the count is whole.
+const LISTED: usize = 1000;
+/// Commits that are counted before "more" is enough.
+const COUNTED: usize = 200_000;
+/// Bytes of a subject, a name or an address.
+const MAX_TEXT: usize = 200;
+
+/// What was found.
+pub(super) struct History {
+    pub(super) updates: Vec<UpdateFact>,
+    pub(super) commit_count: u64,
+    pub(super) commits: Vec<CommitFact>,
+    /// The new commits, newest first, as far as they are listed.
+    pub(super) new: Vec<Oid>,
+    pub(super) risks: Vec<Risk>,
+}
+
+/// Walks from the new tips to what upstream has.
+pub(super) fn of(order: &Order, quarantine: &Quarantine) -> Result<History, Refusal> {
+    let repository = &quarantine.repository;
+    let mut history =
+        History { updates: Vec::new(), commit_count: 0, commits: Vec::new(), new: Vec::new(), risks: Vec::new() };
+    let mut tips = Vec::new();
+    for update in &order.updates {
+        let kind = kind(update, quarantine, &mut history.risks)?;
+        if kind != UpdateKind::Delete {
+            tips.extend(peeled(repository, quarantine.oid(&update.new)?));
+        }
+        history.updates.push(UpdateFact {
+            ref_name: update.ref_name.clone(),
+            kind,
+            old: update.old.clone(),
+            new: update.new.clone(),
+        });
+    }
+    if !tips.is_empty()
+        && let Err(error) = walk(order, quarantine, &tips, &mut history)
+    {
+        if let Walk::Refused(refusal) = error {
+            return Err(refusal);
+        }
+        history.risks.push(unknown("the history is not complete here: not every new commit could be looked at"));
+    }
+    Ok(history)
+}
+
+fn kind(update: &RefUpdate, quarantine: &Quarantine, risks: &mut Vec<Risk>) -> Result<UpdateKind, Refusal> {
+    if update.new.is_zero() {
+        return Ok(UpdateKind::Delete);
+    }
+    let new = quarantine.oid(&update.new)?;
+    if !quarantine.has(new) {
+        return Err(Refusal::Missing { ref_name: update.ref_name.to_string() });
+    }
+    if update.old.is_zero() {
+        return Ok(UpdateKind::Create);
+    }
+    let old = quarantine.oid(&update.old)?;
+    if old == new {
+        return Ok(UpdateKind::FastForward);
+    }
+    if !quarantine.has(old) {
+        // Closed on doubt: what cannot be shown to be an ancestor is overwritten.
+        risks.push(unknown(&format!("{} is at a commit that the host does not have", update.ref_name.short())));
+        return Ok(UpdateKind::Force);
+    }
+    let repository = &quarantine.repository;
+    let is_commit = |oid| repository.find_commit(oid).is_ok();
+    let ancestor = is_commit(old) && is_commit(new) && repository.graph_descendant_of(new, old).unwrap_or(false);
+    Ok(if ancestor { UpdateKind::FastForward } else { UpdateKind::Force })
+}
+
+pub(super) fn unknown(detail: &str) -> Risk {
+    Risk { kind: RiskKind::Unknown, detail: detail.to_owned() }
+}
+
+/// The commit that a tip leads to; none for a tag of something else.
+fn peeled(repository: &Repository, oid: Oid) -> Option<Oid> {
+    repository.find_object(oid, None).ok()?.peel(ObjectType::Commit).ok().map(|commit| commit.id())
+}
+
+enum Walk {
+    Refused(Refusal),
+    Incomplete,
+}
+
+impl From<git2::Error> for Walk {
+    fn from(_: git2::Error) -> Self {
+        Self::Incomplete
+    }
+}
+
+fn walk(order: &Order, quarantine: &Quarantine, tips: &[Oid], history: &mut History) -> Result<(), Walk> {
+    let repository = &quarantine.repository;
+    let mut walk = repository.revwalk()?;
+    walk.set_sorting(git2::Sort::TOPOLOGICAL | git2::Sort::TIME)?;
+    for tip in tips {
+        walk.push(*tip)?;
+    }
+    let olds = order.updates.iter().map(|update| &update.old).filter(|old| !old.is_zero());
+    for known in order.advertised.iter().chain(olds) {
+        let known = quarantine.oid(known).map_err(Walk::Refused)?;
+        if let Some(commit) = peeled(repository, known) {
+            walk.hide(commit)?;
+        }
+    }
+    for oid in walk.take(COUNTED) {
+        let oid = oid?;
+        history.commit_count += 1;
+        if history.commits.len() < LISTED {
+            history.commits.push(fact(&repository.find_commit(oid)?).map_err(Walk::Refused)?);
+            history.new.push(oid);
+        }
+    }
+    if history.commit_count > LISTED as u64 {
+        history.risks.push(unknown(&format!("only the newest {LISTED} commits were looked at one by one")));
+    }
+    Ok(())
+}
+
+fn fact(commit: &Commit<'_>) -> Result<CommitFact, Refusal> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned();
+    let identity = |who: &git2::Signature<'_>| Identity { name: text(who.name_bytes()), email: text(who.email_bytes()) };
+    let parents = u32::try_from(commit.parent_count()).map_err(|error| failed("a commit's parents", error))?;
+    Ok(CommitFact {
+        oid: Quarantine::id(commit.id())?,
+        author: identity(&commit.author()),
+        committer: identity(&commit.committer()),
+        subject: text(commit.summary_bytes().unwrap_or_default()),
+        signed: commit.header_field_bytes("gpgsig").is_ok() || commit.header_field_bytes("gpgsig-sha256").is_ok(),
+        parents,
+    })
+}

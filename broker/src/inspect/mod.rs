@@ -1,0 +1,188 @@
+//! Inspection: what a push would really do, found out by a confined child.
+//!
+//! Comes in: an order (commands, limits, where objects are) and the spooled bytes. Goes out: facts. The bytes are
+//! hostile, so the process that holds secrets never parses them: `keyhatch inspect` does, re-executed without a
+//! secret, a socket or a way to write anywhere but its quarantine, with bounded memory and time.
+
+mod changes;
+mod child;
+mod confine;
+mod history;
+mod quarantine;
+mod reach;
+mod secrets;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use keyhatch_protocol::{Facts, ObjectFormat, ObjectId, RefUpdate};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::process::Command;
+
+pub use child::main as child_main;
+
+/// Longest inspection: a pack at the default limit takes well under one.
+const INSPECTS: Duration = Duration::from_secs(5 * 60);
+/// Most bytes of an answer: the facts' own limits keep it far below.
+const MAX_ANSWER: u64 = 32 * 1024 * 1024;
+
+/// What is to be inspected.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// The hash that the push uses.
+    pub object_format: ObjectFormat,
+    /// Its commands.
+    pub updates: Vec<RefUpdate>,
+    /// Where in the spooled bytes the pack begins; none when everything is deleted.
+    pub pack_offset: Option<u64>,
+    /// A fresh, empty directory.
+    pub quarantine: PathBuf,
+    /// Object directories of the host that may hold what the pack builds on.
+    pub objects: Vec<PathBuf>,
+    /// What upstream said it has.
+    pub advertised: Vec<ObjectId>,
+    /// What is too much.
+    pub limits: Limits,
+}
+
+/// Limits of the policy.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of the pack.
+    pub pack_bytes: u64,
+    /// Objects in it.
+    pub objects: u64,
+}
+
+/// What the child says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Answer {
+    /// What it found.
+    Facts(Box<Facts>),
+    /// Why the push cannot be made.
+    Refusal(Refusal),
+}
+
+/// A push that inspection refuses.
+#[derive(Debug, Clone, Serialize, Deserialize, Error)]
+#[serde(tag = "why", rename_all = "kebab-case")]
+pub enum Refusal {
+    /// The bytes are not a pack.
+    #[error("the pack is malformed")]
+    Malformed,
+    /// More objects than the policy's limit.
+    #[error("the pack has {objects} objects, more than the limit of {limit}")]
+    TooManyObjects {
+        /// How many.
+        objects: u64,
+        /// The limit in force.
+        limit: u64,
+    },
+    /// git's own checks found an error.
+    #[error("git fsck refuses the pack: {check}")]
+    Fsck {
+        /// The check's name, one of `git help fsck`, "fsck.<msg-id>".
+        check: String,
+    },
+    /// A command names an object that neither the pack nor the host has.
+    #[error("{ref_name} would point to an object that was not sent")]
+    Missing {
+        /// Which ref.
+        ref_name: String,
+    },
+    /// The child could not do its work.
+    #[error("the push cannot be inspected")]
+    Failed {
+        /// Where, for the log.
+        step: String,
+    },
+}
+
+/// No facts.
+#[derive(Debug, Error)]
+pub enum InspectError {
+    /// The push is bad.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The child took too long.
+    #[error("inspection took longer than {} seconds", INSPECTS.as_secs())]
+    TimedOut,
+    /// The child died, most likely at one of its limits.
+    #[error("the inspector died: {how}")]
+    Died {
+        /// Its exit status.
+        how: String,
+    },
+    /// The child could not be started or spoken to.
+    #[error("the inspector cannot be run")]
+    Unavailable(#[from] io::Error),
+}
+
+impl InspectError {
+    /// What the session may read.
+    #[must_use]
+    pub fn for_session(&self) -> String {
+        match self {
+            Self::Refused(refusal) => refusal.to_string(),
+            Self::TimedOut | Self::Died { .. } => {
+                "the pack needs more memory or time than inspection may use".to_owned()
+            }
+            Self::Unavailable(_) => "the push cannot be inspected".to_owned(),
+        }
+    }
+}
+
+/// Inspects a push in a confined child.
+///
+/// # Errors
+/// When the push is refused, or the child did not answer.
+pub async fn inspect(order: Order, spool: &File) -> Result<Facts, InspectError> {
+    let (ours, theirs) = StdUnixStream::pair()?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("keyhatch-inspect")
+        .arg("inspect")
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()))
+        .current_dir("/")
+        .stdin(Stdio::from(spool.try_clone()?))
+        .stdout(Stdio::from(OwnedFd::from(theirs)))
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .spawn()?;
+    let talk = async {
+        ours.set_nonblocking(true)?;
+        let (reader, mut writer) = UnixStream::from_std(ours)?.into_split();
+        let text = serde_json::to_vec(&order).map_err(io::Error::other)?;
+        let mut bytes = Vec::new();
+        // A child that dies while it is told shows in its answer.
+        let told = async {
+            writer.write_all(&text).await?;
+            writer.shutdown().await
+        };
+        let told: io::Result<()> = told.await;
+        reader.take(MAX_ANSWER).read_to_end(&mut bytes).await?;
+        let status = child.wait().await?;
+        Ok::<_, io::Error>((told, bytes, status))
+    };
+    let (_told, bytes, status) =
+        tokio::time::timeout(INSPECTS, talk).await.map_err(|_| InspectError::TimedOut)??;
+    if !status.success() {
+        return Err(InspectError::Died { how: status.to_string() });
+    }
+    match serde_json::from_slice(&bytes) {
+        Ok(Answer::Facts(facts)) => Ok(*facts),
+        Ok(Answer::Refusal(refusal)) => Err(refusal.into()),
+        Err(_) => Err(InspectError::Died { how: "it said nothing that can be read".to_owned() }),
+    }
+}

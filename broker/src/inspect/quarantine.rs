@@ -1,0 +1,249 @@
+//! The quarantine: a fresh bare repository that holds the pushed pack and borrows the host's objects.
+//!
+//! git2 indexes the pack for our own walks, and git's `index-pack` with fsck judges it beside that, in the same
+//! confinement. Both stop at the policy's limits.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use git2::{Indexer, ObjectFormat as GitFormat, Oid, Repository, RepositoryInitOptions};
+use keyhatch_protocol::{ObjectFormat, ObjectId, Risk, RiskKind};
+
+use super::child::failed;
+use super::{Order, Refusal};
+
+/// One read of the spool.
+const CHUNK: usize = 256 * 1024;
+/// Most of git's words that are read.
+const MAX_SAID: u64 = 64 * 1024;
+/// git's warnings that are shown as risks.
+const MAX_WARNINGS: usize = 20;
+
+/// The pack, indexed.
+pub(super) struct Quarantine {
+    /// The repository with the pack and the host's objects.
+    pub(super) repository: Repository,
+    /// The objects of the pack itself.
+    pub(super) pack: HashSet<Oid>,
+    /// How many the pack says it has.
+    pub(super) objects: u64,
+    /// The pack's size.
+    pub(super) bytes: u64,
+    /// What git's own checks warn about.
+    pub(super) risks: Vec<Risk>,
+    format: ObjectFormat,
+}
+
+impl Quarantine {
+    /// Indexes the pack, if there is one.
+    pub(super) fn index(order: &Order, spool: &File) -> Result<Self, Refusal> {
+        let repository = init(order).map_err(|error| failed("the quarantine", error))?;
+        let mut quarantine = Self {
+            repository,
+            pack: HashSet::new(),
+            objects: 0,
+            bytes: 0,
+            risks: Vec::new(),
+            format: order.object_format,
+        };
+        let Some(offset) = order.pack_offset else { return Ok(quarantine) };
+        quarantine.objects = objects_claimed(spool, offset)?;
+        if quarantine.objects > order.limits.objects {
+            return Err(Refusal::TooManyObjects { objects: quarantine.objects, limit: order.limits.objects });
+        }
+        let fsck = Fsck::start(order, spool, offset)?;
+        let packs = quarantine.repository.path().join("objects/pack");
+        quarantine.bytes = index(spool, offset, &packs, order.object_format)?;
+        quarantine.pack = listed(&packs, order.object_format)?;
+        quarantine.risks = fsck.finish()?;
+        Ok(quarantine)
+    }
+
+    /// An object's name as libgit2 has it.
+    pub(super) fn oid(&self, id: &ObjectId) -> Result<Oid, Refusal> {
+        Oid::from_str_ext(id.as_str(), format(self.format)).map_err(|error| failed("an object's name", error))
+    }
+
+    /// An object's name as ours.
+    pub(super) fn id(oid: Oid) -> Result<ObjectId, Refusal> {
+        ObjectId::parse(&oid.to_string()).map_err(|error| failed("an object's name", error))
+    }
+
+    /// Whether the pack or the host has it.
+    pub(super) fn has(&self, oid: Oid) -> bool {
+        self.pack.contains(&oid) || self.repository.odb().is_ok_and(|odb| odb.exists(oid))
+    }
+}
+
+const fn format(format: ObjectFormat) -> GitFormat {
+    match format {
+        ObjectFormat::Sha1 => GitFormat::Sha1,
+        ObjectFormat::Sha256 => GitFormat::Sha256,
+    }
+}
+
+fn init(order: &Order) -> Result<Repository, git2::Error> {
+    // Nothing of the user's configuration is read: the search paths lead nowhere.
+    for level in [git2::ConfigLevel::System, git2::ConfigLevel::Global, git2::ConfigLevel::XDG] {
+        git2_search_path(level)?;
+    }
+    let path = order.quarantine.join("repository.git");
+    let mut options = RepositoryInitOptions::new();
+    options.bare(true).external_template(false).object_format(format(order.object_format));
+    let repository = Repository::init_opts(&path, &options)?;
+    let alternates: String = order.objects.iter().map(|dir| format!("{}\n", dir.display())).collect();
+    fs::write(path.join("objects/info/alternates"), alternates)
+        .map_err(|error| git2::Error::from_str(&error.to_string()))?;
+    drop(repository);
+    Repository::open_bare(&path)
+}
+
+/// Points libgit2's search for configuration at nothing.
+fn git2_search_path(level: git2::ConfigLevel) -> Result<(), git2::Error> {
+    crate::sys::forget_search_path(level)
+}
+
+/// The object count of a pack's header, gitformat-pack(5): `PACK`, version, count, each four bytes.
+fn objects_claimed(spool: &File, offset: u64) -> Result<u64, Refusal> {
+    let mut header = [0; 12];
+    spool.read_exact_at(&mut header, offset).map_err(|_| Refusal::Malformed)?;
+    match header {
+        [b'P', b'A', b'C', b'K', 0, 0, 0, 2 | 3, a, b, c, d] => Ok(u32::from_be_bytes([a, b, c, d]).into()),
+        _ => Err(Refusal::Malformed),
+    }
+}
+
+/// Indexes with git2. Without an object database: the pack is whole, and with one libgit2's time grows badly.
+fn index(spool: &File, offset: u64, packs: &Path, object_format: ObjectFormat) -> Result<u64, Refusal> {
+    let mut indexer = Indexer::new_ext(None, packs, 0o400, false, format(object_format))
+        .map_err(|error| failed("the indexer", error))?;
+    let mut buffer = vec![0; CHUNK];
+    let mut at = offset;
+    loop {
+        let read = spool.read_at(&mut buffer, at).map_err(|error| failed("the spool", error))?;
+        if read == 0 {
+            break;
+        }
+        indexer.write_all(&buffer[..read]).map_err(|_| Refusal::Malformed)?;
+        at += read as u64;
+    }
+    indexer.commit().map_err(|_| Refusal::Malformed)?;
+    Ok(at - offset)
+}
+
+/// The names in the index that was written, gitformat-pack(5) version 2: 8 bytes of header, 256 counts, then names.
+/// Read here because libgit2 lists a packed SHA-256 store wrongly, and would list the host's objects too.
+fn listed(packs: &Path, object_format: ObjectFormat) -> Result<HashSet<Oid>, Refusal> {
+    let lost = |error: io::Error| failed("the pack's index", error);
+    let entries = fs::read_dir(packs).map_err(lost)?;
+    let is_index = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "idx");
+    let file = entries.filter_map(|entry| Some(entry.ok()?.path())).find(is_index);
+    let Some(file) = file else { return Ok(HashSet::new()) };
+    let mut reader = io::BufReader::new(File::open(file).map_err(lost)?);
+    let mut head = [0; 8 + 256 * 4];
+    reader.read_exact(&mut head).map_err(lost)?;
+    let count = u32::from_be_bytes([head[1028], head[1029], head[1030], head[1031]]);
+    let mut name = vec![0; object_format.digits() / 2];
+    (0..count)
+        .map(|_| {
+            reader.read_exact(&mut name).map_err(lost)?;
+            Oid::from_bytes(&name).map_err(|error| failed("an object's name", error))
+        })
+        .collect()
+}
+
+/// git's own judgement of the pack, running beside ours.
+struct Fsck {
+    child: Child,
+}
+
+impl Fsck {
+    fn start(order: &Order, spool: &File, offset: u64) -> Result<Self, Refusal> {
+        let lost = |error: io::Error| failed("git index-pack", error);
+        let directory = order.quarantine.join("fsck.git");
+        let status = git()
+            .args(["init", "--quiet", "--bare", "--template=", "--object-format", order.object_format.name()])
+            .arg(&directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .map_err(lost)?;
+        if !status.success() {
+            return Err(failed("git init", status));
+        }
+        let alternates: String = order.objects.iter().map(|dir| format!("{}\n", dir.display())).collect();
+        fs::write(directory.join("objects/info/alternates"), alternates).map_err(lost)?;
+        let mut pack = spool.try_clone().map_err(lost)?;
+        // The offset is shared with the other descriptors of the spool; they all read at positions of their own.
+        pack.seek(SeekFrom::Start(offset)).map_err(lost)?;
+        let child = git()
+            // Blobs beyond this are streamed, and deltas are resolved within little memory.
+            .args(["-c", "core.bigFileThreshold=1m", "-c", "core.deltaBaseCacheLimit=8m", "-c", "pack.threads=1"])
+            .arg("-C")
+            .arg(&directory)
+            // Not --strict: its check of links refuses what builds on objects that only upstream has; our own walk
+            // looks at links.
+            .args(["index-pack", "--stdin", "--fsck-objects", "--threads=1"])
+            .arg(format!("--max-input-size={}", order.limits.pack_bytes))
+            .stdin(Stdio::from(pack))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(lost)?;
+        Ok(Self { child })
+    }
+
+    fn finish(mut self) -> Result<Vec<Risk>, Refusal> {
+        let lost = |error: io::Error| failed("git index-pack", error);
+        let mut said = String::new();
+        if let Some(stderr) = self.child.stderr.take() {
+            let mut bytes = Vec::new();
+            let mut stderr = stderr.take(MAX_SAID);
+            stderr.read_to_end(&mut bytes).map_err(lost)?;
+            said = String::from_utf8_lossy(&bytes).into_owned();
+        }
+        let status = self.child.wait().map_err(lost)?;
+        if status.success() {
+            let warnings = said.lines().filter_map(|line| line.strip_prefix("warning: "));
+            let risk = |line: &str| Risk { kind: RiskKind::Fsck, detail: line.chars().take(200).collect() };
+            return Ok(warnings.take(MAX_WARNINGS).map(risk).collect());
+        }
+        // "error: object ID: checkName: words": the check's name alone is ours to repeat.
+        let check = said.lines().find_map(|line| {
+            let (_, rest) = line.strip_prefix("error: object ")?.split_once(": ")?;
+            let (check, _) = rest.split_once(':')?;
+            check.bytes().all(|byte| byte.is_ascii_alphanumeric()).then(|| check.to_owned())
+        });
+        match check {
+            Some(check) => Err(Refusal::Fsck { check }),
+            None => Err(Refusal::Malformed),
+        }
+    }
+}
+
+impl Drop for Fsck {
+    fn drop(&mut self) {
+        // It ended, or is not wanted any more; either way it is reaped.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn git() -> Command {
+    let mut git = Command::new("git");
+    git.env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("LC_ALL", "C")
+        .env("HOME", "/nonexistent")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_ATTR_NOSYSTEM", "1")
+        .env("GIT_NO_LAZY_FETCH", "1")
+        .current_dir("/");
+    git
+}

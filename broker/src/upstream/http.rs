@@ -1,0 +1,305 @@
+//! HTTPS upstream: smart HTTP, gitprotocol-http(5), over verified TLS.
+//!
+//! Certificates are checked against the system's store, or the CA that the user's own configuration names. A redirect
+//! is never followed: it would carry the credential to where the server says.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use keyhatch_protocol::{Remote, text};
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use rustls::RootCertStore;
+use secrecy::ExposeSecret;
+use url::Url;
+
+use super::{Advertisement, Answer, MAX_ADVERTISEMENT, Service, Upstream, UpstreamError};
+use crate::credential::{HttpSettings, Login};
+use crate::pktline::{Packet, Packets};
+
+/// Longest time to a connection.
+const CONNECT: Duration = Duration::from_secs(20);
+/// Longest silence in an answer: a server's own hooks may run for minutes.
+const SILENCE: Duration = Duration::from_secs(15 * 60);
+/// How long an idle connection is kept for the next request of the same git command.
+const IDLE: Duration = Duration::from_secs(15);
+
+/// One client a set of settings, so that TLS sessions and connections are shared.
+#[derive(Debug, Default)]
+pub struct Clients {
+    made: Mutex<HashMap<HttpSettings, Client>>,
+}
+
+impl Clients {
+    fn client(&self, settings: &HttpSettings) -> Result<Client, UpstreamError> {
+        // Held while one is made: two first requests would each read the system's store.
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = made.get(settings) {
+            return Ok(client.clone());
+        }
+        let client = make(settings)?;
+        made.insert(settings.clone(), client.clone());
+        Ok(client)
+    }
+}
+
+fn make(settings: &HttpSettings) -> Result<Client, UpstreamError> {
+    // One provider for the whole process; a second installation is refused, and is the same one.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let loaded = match &settings.ca_file {
+        Some(file) => rustls_native_certs::load_certs_from_paths(Some(file.as_ref()), None),
+        None => rustls_native_certs::load_native_certs(),
+    };
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(loaded.certs);
+    if usable == 0 && settings.ca_file.is_some() {
+        let why = loaded.errors.into_iter().next().map_or_else(|| "it holds none".into(), |e| Box::new(e).into());
+        return Err(UpstreamError::CaFile(why));
+    }
+    let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let mut builder = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .https_only(true)
+        .user_agent(concat!("git/keyhatch-", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT)
+        .read_timeout(SILENCE)
+        .pool_idle_timeout(IDLE)
+        .tcp_nodelay(true);
+    if let Some(proxy) = &settings.proxy {
+        builder = builder.proxy(reqwest::Proxy::all(proxy).map_err(|_| UpstreamError::Proxy)?);
+    }
+    builder.build().map_err(|error| UpstreamError::CaFile(Box::new(error)))
+}
+
+/// One request after the advertisement.
+pub(super) struct Rpc<'a> {
+    pub(super) service: Service,
+    pub(super) git_protocol: Option<&'a str>,
+    pub(super) content_encoding: Option<&'a str>,
+}
+
+/// The other end with everything that a request to it needs.
+struct Target<'a> {
+    upstream: &'a Upstream,
+    client: Client,
+    settings: HttpSettings,
+    base: Url,
+}
+
+impl<'a> Target<'a> {
+    async fn of(upstream: &'a Upstream) -> Result<Self, UpstreamError> {
+        let remote = &upstream.remote;
+        let text = format!("https://{}/{}", remote.authority(), remote.path());
+        let base = Url::parse(&text).map_err(|_| not_git(remote))?;
+        let settings = upstream.broker.host_git.http_settings(base.as_str()).await;
+        let client = upstream.broker.clients.client(&settings)?;
+        Ok(Self { upstream, client, settings, base })
+    }
+
+    fn url(&self, suffix: &str) -> String {
+        format!("{}/{suffix}", self.base.as_str().trim_end_matches('/'))
+    }
+
+    /// Adds what the user's and the project's configuration add; only where the host's credential may be used.
+    fn dressed(&self, request: RequestBuilder, login: Option<&Login>) -> RequestBuilder {
+        if !self.upstream.uses_host_credential() {
+            return request;
+        }
+        let mut headers = HeaderMap::new();
+        let own = self.settings.extra_header.iter().map(|header| header.0.as_str());
+        let project = self.upstream.session.secrets.headers(&self.base).map(|header| header.expose_secret());
+        for (name, value) in own.chain(project).filter_map(header_of) {
+            headers.append(name, value);
+        }
+        if let Some(login) = login
+            && let Ok(mut value) = HeaderValue::from_str(login.authorization().expose_secret())
+        {
+            value.set_sensitive(true);
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        request.headers(headers)
+    }
+
+    /// A login that is at hand, without asking anybody.
+    fn login_at_hand(&self) -> Option<Login> {
+        let upstream = self.upstream;
+        if !upstream.uses_host_credential() {
+            return None;
+        }
+        upstream.session.secrets.login(&upstream.remote).or_else(|| upstream.broker.host_git.known(&upstream.remote))
+    }
+
+    async fn ask_for_login(&self) -> Result<Login, UpstreamError> {
+        let upstream = self.upstream;
+        if !upstream.uses_host_credential() {
+            return Err(UpstreamError::NoCredential { authority: upstream.remote.authority() });
+        }
+        upstream.broker.host_git.fill(&upstream.remote).await.map_err(|error| {
+            tracing::info!(remote = %upstream.remote, %error, "no login");
+            UpstreamError::NoCredential { authority: upstream.remote.authority() }
+        })
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, UpstreamError> {
+        request.send().await.map_err(|error| failed(&self.upstream.remote, error))
+    }
+}
+
+/// `GET info/refs`: once as it is, and where the server wants a login, with one; a refused login is asked for again
+/// once.
+pub(super) async fn advertisement(
+    upstream: &Upstream,
+    service: Service,
+    git_protocol: Option<&str>,
+) -> Result<Advertisement, UpstreamError> {
+    let target = Target::of(upstream).await?;
+    let url = target.url(&format!("info/refs?service=git-{}", service.word()));
+    let request = |login: Option<&Login>| {
+        let mut request = target.client.get(&url).header(header::PRAGMA, "no-cache");
+        if let Some(version) = git_protocol {
+            request = request.header("git-protocol", version);
+        }
+        target.dressed(request, login)
+    };
+    let git = &upstream.broker.host_git;
+    let mut login = target.login_at_hand();
+    let mut response = target.send(request(login.as_ref())).await?;
+    // At most: the login at hand refused, then a fresh one refused too.
+    for _ in 0..2 {
+        if response.status() != StatusCode::UNAUTHORIZED {
+            break;
+        }
+        if let Some(refused) = login.take() {
+            git.reject(&upstream.remote, &refused).await;
+        }
+        let fresh = target.ask_for_login().await?;
+        response = target.send(request(Some(&fresh))).await?;
+        login = Some(fresh);
+    }
+    if response.status() == StatusCode::UNAUTHORIZED {
+        if let Some(refused) = &login {
+            git.reject(&upstream.remote, refused).await;
+        }
+        return Err(UpstreamError::Refused { authority: upstream.remote.authority() });
+    }
+    let response = accepted(&upstream.remote, response, service, "advertisement")?;
+    let bytes = capped(&upstream.remote, response).await?;
+    if let Some(login) = &login {
+        git.approve(login).await;
+    }
+    Ok(Advertisement { bytes: without_service(&upstream.remote, &bytes, service)? })
+}
+
+/// `POST git-upload-pack` or `git-receive-pack`.
+pub(super) async fn rpc<S>(upstream: &Upstream, rpc: Rpc<'_>, body: S) -> Result<Answer, UpstreamError>
+where
+    S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+{
+    let target = Target::of(upstream).await?;
+    let service = rpc.service.word();
+    let mut request = target
+        .client
+        .post(target.url(&format!("git-{service}")))
+        .header(header::CONTENT_TYPE, format!("application/x-git-{service}-request"))
+        .header(header::ACCEPT, format!("application/x-git-{service}-result"));
+    if let Some(version) = rpc.git_protocol {
+        request = request.header("git-protocol", version);
+    }
+    if let Some(encoding) = rpc.content_encoding {
+        request = request.header(header::CONTENT_ENCODING, encoding);
+    }
+    let mut login = target.login_at_hand();
+    if login.is_none() && rpc.service == Service::ReceivePack && upstream.uses_host_credential() {
+        // A person may have taken longer than a login is kept. A server that wants none is pushed to without.
+        login = target.ask_for_login().await.ok();
+    }
+    let request = target.dressed(request, login.as_ref()).body(reqwest::Body::wrap_stream(body));
+    let response = target.send(request).await?;
+    if response.status() == StatusCode::UNAUTHORIZED {
+        if let Some(refused) = &login {
+            upstream.broker.host_git.reject(&upstream.remote, refused).await;
+        }
+        return Err(UpstreamError::Refused { authority: upstream.remote.authority() });
+    }
+    let response = accepted(&upstream.remote, response, rpc.service, "result")?;
+    Ok(Box::pin(response.bytes_stream().map_err(io::Error::other)))
+}
+
+/// Only a 200 with the service's content type is an answer.
+fn accepted(remote: &Remote, response: Response, service: Service, kind: &str) -> Result<Response, UpstreamError> {
+    let authority = remote.authority();
+    let status = response.status();
+    if status.is_redirection() {
+        let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+        let target = text::shown(location.unwrap_or("nowhere")).to_string();
+        return Err(UpstreamError::Redirect { authority, target });
+    }
+    if status != StatusCode::OK {
+        return Err(UpstreamError::Status { authority, status: status.as_u16() });
+    }
+    let expected = format!("application/x-git-{}-{kind}", service.word());
+    let matches = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == expected.as_str());
+    if matches { Ok(response) } else { Err(UpstreamError::NotGit { authority }) }
+}
+
+async fn capped(remote: &Remote, response: Response) -> Result<Vec<u8>, UpstreamError> {
+    let mut bytes = Vec::new();
+    let mut stream = response.bytes_stream();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|error| failed(remote, error))?;
+        if bytes.len() + chunk.len() > MAX_ADVERTISEMENT {
+            return Err(not_git(remote));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// Takes the `# service=…` packet and its flush away, which smart HTTP puts before an advertisement. A server that
+/// speaks protocol v2 may leave them out.
+fn without_service(remote: &Remote, bytes: &[u8], service: Service) -> Result<Vec<u8>, UpstreamError> {
+    let mut packets = Packets::new(bytes);
+    let expected = format!("# service=git-{}", service.word());
+    match packets.next_packet() {
+        Ok(Some(Packet::Data(line))) if line.trim_ascii_end() == expected.as_bytes() => {}
+        Ok(Some(Packet::Data(line))) if line.starts_with(b"version ") => return Ok(bytes.to_vec()),
+        _ => return Err(not_git(remote)),
+    }
+    match packets.next_packet() {
+        Ok(Some(Packet::Flush)) => Ok(packets.rest().to_vec()),
+        _ => Err(not_git(remote)),
+    }
+}
+
+fn header_of(line: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = line.split_once(':')?;
+    let mut value = HeaderValue::from_str(value.trim()).ok()?;
+    value.set_sensitive(true);
+    Some((name.trim().parse().ok()?, value))
+}
+
+fn not_git(remote: &Remote) -> UpstreamError {
+    UpstreamError::NotGit { authority: remote.authority() }
+}
+
+fn failed(remote: &Remote, error: reqwest::Error) -> UpstreamError {
+    let authority = remote.authority();
+    // The URL holds no secret of ours, but a log line is clearer without it.
+    let error = error.without_url();
+    let mut cause: Option<&dyn std::error::Error> = Some(&error);
+    while let Some(now) = cause {
+        let io = now.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let is_certificate = now.downcast_ref::<rustls::Error>().or_else(|| io?.downcast_ref::<rustls::Error>());
+        if matches!(is_certificate, Some(rustls::Error::InvalidCertificate(_))) {
+            return UpstreamError::Certificate { authority, source: Box::new(error) };
+        }
+        cause = now.source();
+    }
+    UpstreamError::Unreachable { authority, source: Box::new(error) }
+}

@@ -1,0 +1,254 @@
+//! Upstream: the real git server, reached with what the user already has.
+//!
+//! Comes in: a parsed remote and the policy's choice of credential. Goes out: an advertisement, or one request with its
+//! streamed answer. Not trusted: the server. What it says is capped, its redirects are not followed, and its errors
+//! reach a session only as words of ours.
+
+mod cache;
+mod http;
+mod ssh;
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use keyhatch_policies::CredentialChoice;
+use keyhatch_protocol::{Remote, Scheme};
+use thiserror::Error;
+
+pub use http::Clients;
+
+use crate::broker::Broker;
+use crate::session::Session;
+
+/// Most bytes of a ref advertisement: a million refs fit.
+const MAX_ADVERTISEMENT: usize = 128 * 1024 * 1024;
+
+/// A git service, gitprotocol-pack(5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// Fetch.
+    UploadPack,
+    /// Push.
+    ReceivePack,
+}
+
+impl Service {
+    /// Its name without `git-`.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::UploadPack => "upload-pack",
+            Self::ReceivePack => "receive-pack",
+        }
+    }
+}
+
+/// What a service says first.
+#[derive(Debug)]
+pub struct Advertisement {
+    /// pkt-lines, after the `# service=` packet of smart HTTP.
+    pub bytes: Vec<u8>,
+}
+
+/// A streamed answer.
+pub type Answer = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// The server did not do what was asked.
+#[derive(Debug, Error)]
+pub enum UpstreamError {
+    /// No connection.
+    #[error("{authority} cannot be reached")]
+    Unreachable {
+        /// Who.
+        authority: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Its certificate is not trusted.
+    #[error("the certificate of {authority} is not trusted")]
+    Certificate {
+        /// Whose.
+        authority: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The CA file of the user's configuration cannot be used.
+    #[error("the certificates of http.sslCAInfo cannot be used")]
+    CaFile(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The proxy of the user's configuration cannot be used.
+    #[error("the proxy of http.proxy cannot be used")]
+    Proxy,
+    /// It wants a login, and none is known.
+    #[error("no credential is known for {authority}")]
+    NoCredential {
+        /// Who wants it.
+        authority: String,
+    },
+    /// It refused the login; the helpers were told.
+    #[error("{authority} refused the credential")]
+    Refused {
+        /// Who.
+        authority: String,
+    },
+    /// It answered something else.
+    #[error("{authority} answered with status {status}")]
+    Status {
+        /// Who.
+        authority: String,
+        /// HTTP's number.
+        status: u16,
+    },
+    /// It wants us to go elsewhere.
+    #[error("{authority} redirects to {target}, and a redirect is not followed with a credential")]
+    Redirect {
+        /// Who.
+        authority: String,
+        /// Where to: host and path, escaped.
+        target: String,
+    },
+    /// It is no git server, or broke off.
+    #[error("{authority} did not answer as a git server")]
+    NotGit {
+        /// Who.
+        authority: String,
+    },
+    /// Its host key is unknown or has changed.
+    #[error("the host key of {authority} is not known, or has changed")]
+    HostKey {
+        /// Whose.
+        authority: String,
+    },
+    /// ssh failed otherwise.
+    #[error("ssh to {authority} failed: {said}")]
+    Ssh {
+        /// To whom.
+        authority: String,
+        /// The last line that it said, for the log.
+        said: String,
+    },
+    /// A program of the host's, or a disk of ours.
+    #[error("cannot {what}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The policy names a credential that is not set up.
+    #[error("the credential {name:?} is not set up")]
+    UnknownCredential {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl UpstreamError {
+    /// What the session may read: no host path, no echoed bytes but the server's name.
+    #[must_use]
+    pub fn for_session(&self) -> String {
+        match self {
+            Self::Status { status: 404, .. } => {
+                format!("{self}: no such repository, or no access to it\nhint: the user checks the URL, and the login")
+            }
+            Self::Ssh { authority, .. } => {
+                format!("ssh to {authority} failed\nhint: on the host, the user runs: ssh -T -o BatchMode=yes {authority}")
+            }
+            Self::HostKey { authority } => {
+                format!("{self}\nhint: on the host, the user runs ssh {authority} once and compares its fingerprint")
+            }
+            Self::NoCredential { .. } | Self::Refused { .. } => {
+                format!("{self}\nhint: on the host, the user runs git fetch there once, or sets up a credential helper")
+            }
+            Self::Unreachable { .. } => format!("{self}\nhint: the user checks the host's network"),
+            Self::Certificate { .. } => {
+                format!("{self}\nhint: the user names its CA in http.sslCAInfo of the global configuration")
+            }
+            Self::Host { .. } => "the host cannot do this now\nhint: the broker's log says why".to_owned(),
+            _ => self.to_string(),
+        }
+    }
+}
+
+/// One remote with the credential that the policy chose for it.
+#[derive(Debug)]
+pub struct Upstream {
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    remote: Remote,
+    credential: CredentialChoice,
+}
+
+impl Upstream {
+    /// Names the other end; nothing is sent yet.
+    #[must_use]
+    pub fn connect(
+        broker: &Arc<Broker>,
+        session: &Arc<Session>,
+        remote: &Remote,
+        credential: &CredentialChoice,
+    ) -> Self {
+        Self {
+            broker: broker.clone(),
+            session: session.clone(),
+            remote: remote.clone(),
+            credential: credential.clone(),
+        }
+    }
+
+    /// Fetches the ref advertisement, capped.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, refuses, or is no git server.
+    pub async fn advertisement(
+        &self,
+        service: Service,
+        git_protocol: Option<&str>,
+    ) -> Result<Advertisement, UpstreamError> {
+        self.known_credential()?;
+        match self.remote.scheme() {
+            Scheme::Https => http::advertisement(self, service, git_protocol).await,
+            Scheme::Ssh | Scheme::Scp => ssh::advertisement(self, service, git_protocol).await,
+        }
+    }
+
+    /// Sends one request on a fresh connection and returns its answer as it comes.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses; later failures are errors of the stream.
+    pub async fn rpc<S>(
+        &self,
+        service: Service,
+        git_protocol: Option<&str>,
+        content_encoding: Option<&str>,
+        body: S,
+    ) -> Result<Answer, UpstreamError>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        self.known_credential()?;
+        match self.remote.scheme() {
+            Scheme::Https => {
+                let request = http::Rpc { service, git_protocol, content_encoding };
+                http::rpc(self, request, body).await
+            }
+            Scheme::Ssh | Scheme::Scp => ssh::rpc(self, service, content_encoding, body).await,
+        }
+    }
+
+    fn known_credential(&self) -> Result<(), UpstreamError> {
+        match &self.credential {
+            CredentialChoice::Host | CredentialChoice::None => Ok(()),
+            CredentialChoice::Named(name) => Err(UpstreamError::UnknownCredential { name: name.clone() }),
+        }
+    }
+
+    fn uses_host_credential(&self) -> bool {
+        matches!(self.credential, CredentialChoice::Host)
+    }
+}
