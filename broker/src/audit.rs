@@ -120,8 +120,7 @@ impl AuditLog {
     fn write_head(&self) -> io::Result<()> {
         let head = Head { seq: self.seq, hash: self.prev.clone() };
         let next = self.head_path.with_extension("next");
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
         file.write_all(serde_json::to_string(&head)?.as_bytes())?;
         std::fs::rename(&next, &self.head_path)
     }

@@ -39,7 +39,14 @@ impl Broker {
     /// When the audit log cannot be opened: a broker that cannot record must not act.
     pub fn new(paths: Paths, host_git: HostGit) -> Result<Self, AuditError> {
         let audit = Mutex::new(AuditLog::open(&paths.audit())?);
-        Ok(Self { paths, queue: Queue::default(), clients: Clients::default(), host_git, audit, sessions: Mutex::default() })
+        Ok(Self {
+            paths,
+            queue: Queue::default(),
+            clients: Clients::default(),
+            host_git,
+            audit,
+            sessions: Mutex::default(),
+        })
     }
 
     /// Records an event; it is on disk when this returns.

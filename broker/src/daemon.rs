@@ -119,8 +119,7 @@ fn harden() -> io::Result<()> {
 fn write_token(paths: &Paths) -> io::Result<String> {
     let token: String = random::<32>().iter().map(|byte| format!("{byte:02x}")).collect();
     let next = paths.control_token().with_extension("next");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
     file.write_all(token.as_bytes())?;
     std::fs::rename(next, paths.control_token())?;
     Ok(token)

@@ -58,10 +58,11 @@ impl Paths {
             Some(dir) => dir.join("keyhatch"),
             None => PathBuf::from(format!("/tmp/keyhatch-{uid}")),
         };
-        let state =
-            absolute("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("keyhatch");
+        let state = absolute("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("keyhatch");
         let paths = Self { runtime, state };
-        for dir in [paths.runtime.clone(), paths.sessions(), paths.files(), paths.state.clone(), paths.spool()] {
+        for dir in
+            [paths.runtime.clone(), paths.sessions(), paths.files(), paths.state.clone(), paths.spool()]
+        {
             make_private(&dir)?;
         }
         Ok(paths)

@@ -18,10 +18,14 @@ pub fn line(request: &RequestView) -> String {
     let what = match request.updates.as_slice() {
         [] => "fetch".to_owned(),
         [one] => format!("{} {}", one.kind.word(), shown(one.ref_name.short())),
-        [one, more @ ..] => format!("{} {} and {} more", one.kind.word(), shown(one.ref_name.short()), more.len()),
+        [one, more @ ..] => {
+            format!("{} {} and {} more", one.kind.word(), shown(one.ref_name.short()), more.len())
+        }
     };
-    let risks = if request.risks.is_empty() { String::new() } else { format!("  risks: {}", request.risks.len()) };
-    let withdrawn = if request.withdrawn { "  (client went away; an approval waits for its retry)" } else { "" };
+    let risks =
+        if request.risks.is_empty() { String::new() } else { format!("  risks: {}", request.risks.len()) };
+    let withdrawn =
+        if request.withdrawn { "  (client went away; an approval waits for its retry)" } else { "" };
     format!("{}  {}  {what}{risks}{withdrawn}", request.id, shown(&request.remote))
 }
 
@@ -67,7 +71,12 @@ pub fn request(request: &RequestView) -> String {
     for commit in request.commits.iter().take(LISTED) {
         let signed = if commit.signed { " (signed)" } else { "" };
         let who = format!("{} <{}>", commit.author.name, commit.author.email);
-        say(format!("  commit      {} {}{signed}  {}", commit.oid.short(), shown(&commit.subject), shown(&who)));
+        say(format!(
+            "  commit      {} {}{signed}  {}",
+            commit.oid.short(),
+            shown(&commit.subject),
+            shown(&who)
+        ));
     }
     more(&mut say, request.commit_count, request.commits.len(), "commits");
     for file in request.files.iter().take(LISTED) {
@@ -97,7 +106,9 @@ pub fn diff(request: &ShownRequest) -> String {
         let _infallible = writeln!(text, "{}", shown_line(line));
     }
     if request.diff_cut {
-        text.push_str("… the diff is longer than what is kept; the whole of it is in the commits named above\n");
+        text.push_str(
+            "… the diff is longer than what is kept; the whole of it is in the commits named above\n",
+        );
     }
     text
 }

@@ -14,7 +14,9 @@ const WITH_VALUE: &[&str] = &["-o", "-p", "-i", "-l", "-F", "-J"];
 pub(crate) fn answer(arguments: &[OsString]) -> ExitCode {
     let destination = destination(arguments).unwrap_or_else(|| "this remote".to_owned());
     eprintln!("keyhatch: {destination} is not brokered in this session, and the sandbox has no network");
-    eprintln!("hint: the user can add the remote to the project, or a rule for it to the policy, and start again");
+    eprintln!(
+        "hint: the user can add the remote to the project, or a rule for it to the policy, and start again"
+    );
     ExitCode::from(SSH_FAILED)
 }
 

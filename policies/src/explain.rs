@@ -20,7 +20,11 @@ pub fn describe(policy: &Policy) -> String {
             Some(refs) => refs.iter().map(|pattern| pattern.text.as_str()).collect::<Vec<_>>().join(", "),
         };
         let once = if push.once { ", approved once at a time" } else { "" };
-        text.push_str(&paragraph("push", &push.rule, &format!("    {} of {refs}{once}\n", updates.join(", "))));
+        text.push_str(&paragraph(
+            "push",
+            &push.rule,
+            &format!("    {} of {refs}{once}\n", updates.join(", ")),
+        ));
     }
     let minutes = policy.approval_timeout.as_secs() / 60;
     let mib = policy.limits.pack_bytes >> 20;

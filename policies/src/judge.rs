@@ -14,7 +14,8 @@ use crate::{
 pub fn judge(policy: &Policy, project: &Project, operation: &Operation) -> Judgement {
     match operation {
         Operation::Fetch(FetchOperation { remote }) => {
-            let rules = policy.fetch.iter().filter(|rule| rule.place.matches(remote, project, Service::Fetch));
+            let rules =
+                policy.fetch.iter().filter(|rule| rule.place.matches(remote, project, Service::Fetch));
             match strictest(rules) {
                 None => Judgement::Deny(unlisted("no rule allows fetching from this remote")),
                 Some(rule) => by_rule(rule, false),
@@ -34,7 +35,7 @@ fn judge_push(policy: &Policy, project: &Project, push: &PushOperation) -> Judge
         });
     }
     let mut worst: Option<&PushRule> = None;
-    let mut once = facts.risks.iter().next().is_some() || !push.push_options.is_empty();
+    let mut once = !facts.risks.is_empty() || !push.push_options.is_empty();
     let mut accepted = true;
     for update in &facts.updates {
         let matching = push_rules(policy, project, &push.remote, &update.ref_name);
@@ -125,7 +126,11 @@ pub fn brokered(policy: &Policy, project: &Project) -> Vec<Remote> {
                 for host in hosts {
                     if let HostPattern::Host(host) = host {
                         let host = host.as_str();
-                        let forms = [format!("https://{host}/x"), format!("ssh://git@{host}/x"), format!("git@{host}:x")];
+                        let forms = [
+                            format!("https://{host}/x"),
+                            format!("ssh://git@{host}/x"),
+                            format!("git@{host}:x"),
+                        ];
                         forms.iter().filter_map(|url| Remote::parse(url).ok()).for_each(&mut add);
                     }
                 }

@@ -131,7 +131,11 @@ impl Text<'_> {
         };
         let parsed: Result<Vec<T>, &'static str> = texts.iter().map(|text| parse(text)).collect();
         parsed.map_err(|what| {
-            self.wrong(patterns.span(), what, "`*` stays in a path component, `**` crosses; `{remotes}` are the project's own")
+            self.wrong(
+                patterns.span(),
+                what,
+                "`*` stays in a path component, `**` crosses; `{remotes}` are the project's own",
+            )
         })
     }
 
@@ -183,15 +187,15 @@ impl Text<'_> {
     fn push(&self, push: PushToml) -> Result<PushRule, PolicyError> {
         let PushToml { name, reason, remote, host, decision, credential, refs, updates, scope, risks } = push;
         if updates.is_empty() {
-            let help = "updates = [\"create\", \"fast-forward\"], and \"force\", \"delete\" where you mean it";
+            let help =
+                "updates = [\"create\", \"fast-forward\"], and \"force\", \"delete\" where you mean it";
             return Err(self.wrong(name.span(), "a push rule without updates says nothing", help));
         }
         let refs = refs.map(|refs| {
             refs.iter()
                 .map(|pattern| {
-                    RefPattern::parse(pattern.get_ref()).map_err(|what| {
-                        self.wrong(pattern.span(), what, "refs = [\"refs/heads/agent/*\"]")
-                    })
+                    RefPattern::parse(pattern.get_ref())
+                        .map_err(|what| self.wrong(pattern.span(), what, "refs = [\"refs/heads/agent/*\"]"))
                 })
                 .collect::<Result<Vec<RefPattern>, PolicyError>>()
         });
@@ -209,9 +213,15 @@ impl Text<'_> {
         let Some(timeout) = approval.and_then(|approval| approval.timeout.as_ref()) else {
             return Ok(APPROVAL_TIMEOUT);
         };
-        units::duration(timeout.get_ref()).filter(|timeout| *timeout <= MAX_APPROVAL_TIMEOUT).ok_or_else(|| {
-            self.wrong(timeout.span(), "this is not a duration up to 24 hours", "timeout = \"10m\"; units are s, m and h")
-        })
+        units::duration(timeout.get_ref()).filter(|timeout| *timeout <= MAX_APPROVAL_TIMEOUT).ok_or_else(
+            || {
+                self.wrong(
+                    timeout.span(),
+                    "this is not a duration up to 24 hours",
+                    "timeout = \"10m\"; units are s, m and h",
+                )
+            },
+        )
     }
 
     fn limits(&self, limits: Option<&LimitsToml>) -> Result<PushLimits, PolicyError> {
@@ -269,13 +279,19 @@ mod tests {
         let wrong = error("[[fetch]]\nname = \"a\"\nreason = \"r\"\nremote = \"*\"\ndecision = \"allow\"\n");
         assert_eq!((wrong.line(), wrong.column()), (6, 10), "{wrong}");
         let text = wrong.to_string();
-        assert!(text.contains("p.toml:6:10") && text.contains("remote = \"*\"") && text.contains("^^^"), "{text}");
+        assert!(
+            text.contains("p.toml:6:10") && text.contains("remote = \"*\"") && text.contains("^^^"),
+            "{text}"
+        );
     }
 
     #[test]
     fn what_a_policy_cannot_say_is_refused_where_it_stands() {
         assert_eq!(error("allow_everything = true\n").line(), 3);
-        assert_eq!(error("[[fetch]]\nname = \"a\"\nremote = \"{remotes}\"\ndecision = \"allow\"\n").line(), 3);
+        assert_eq!(
+            error("[[fetch]]\nname = \"a\"\nremote = \"{remotes}\"\ndecision = \"allow\"\n").line(),
+            3
+        );
         assert_eq!(error("[approval]\ntimeout = \"10\"\n").line(), 4);
         assert_eq!(error("[limits]\npack = 5\n").line(), 4);
         assert_eq!(error("not toml").line(), 3);

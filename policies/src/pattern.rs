@@ -29,7 +29,7 @@ pub(crate) enum RemotePattern {
 /// One pattern for a host.
 #[derive(Debug, Clone)]
 pub(crate) enum HostPattern {
-    /// The hosts of `{remotes}`.
+    /// Any other repository on the hosts of `{remotes}`.
     Project,
     /// This host.
     Host(Host),
@@ -52,7 +52,9 @@ impl RemotePattern {
             let matcher = glob(text).ok_or("this is not a pattern")?;
             return Ok(Self::Url { text: text.to_owned(), matcher });
         }
-        Err("a remote pattern starts with https://HOST/, ssh://[USER@]HOST/ or [USER@]HOST:, the host in full")
+        Err(
+            "a remote pattern starts with https://HOST/, ssh://[USER@]HOST/ or [USER@]HOST:, the host in full",
+        )
     }
 
     fn matches(&self, remote: &Remote, own: &[&Remote]) -> bool {
@@ -79,7 +81,9 @@ impl HostPattern {
         match self {
             // The same authority, not the name alone: another user or port is another service.
             Self::Project => {
-                own.iter().any(|one| one.scheme() == remote.scheme() && one.authority() == remote.authority())
+                let beside =
+                    |one: &&Remote| one.scheme() == remote.scheme() && one.authority() == remote.authority();
+                own.iter().any(beside) && !own.iter().any(|one| one.same_repository(remote))
             }
             Self::Host(host) => host == remote.host(),
         }
@@ -142,6 +146,16 @@ mod tests {
         assert!(refs.matches(&name("refs/heads/agent/x")));
         assert!(!refs.matches(&name("refs/heads/agent/x/y")));
         assert!(!refs.matches(&name("refs/heads/Agent/x")));
+    }
+
+    #[test]
+    fn a_neighbour_is_another_repository_on_the_same_host() {
+        let own = remote("ssh://git@h:22/acme/w.git");
+        let pattern = HostPattern::parse(REMOTES).expect("a pattern");
+        assert!(pattern.matches(&remote("ssh://git@h:22/acme/other"), &[&own]));
+        assert!(!pattern.matches(&own, &[&own]));
+        assert!(!pattern.matches(&remote("ssh://root@h:22/acme/other"), &[&own]));
+        assert!(!pattern.matches(&remote("ssh://git@h:23/acme/other"), &[&own]));
     }
 
     #[test]

@@ -19,12 +19,12 @@ impl PolicyError {
         let span = clamp(text, span);
         let line = text[..span.start].matches('\n').count() + 1;
         let column = text[..span.start].rfind('\n').map_or(span.start, |at| span.start - at - 1) + 1;
-        let snippet =
-            Snippet::source(text).path(origin).annotation(AnnotationKind::Primary.span(span));
+        let snippet = Snippet::source(text).path(origin).annotation(AnnotationKind::Primary.span(span));
         let mut report: Vec<Group<'_>> = vec![Level::ERROR.primary_title(what).element(snippet)];
         if let Some(help) = help {
-            report[0] = std::mem::replace(&mut report[0], Group::with_title(Level::ERROR.primary_title(what)))
-                .element(Level::HELP.message(help));
+            report[0] =
+                std::mem::replace(&mut report[0], Group::with_title(Level::ERROR.primary_title(what)))
+                    .element(Level::HELP.message(help));
         }
         Self { rendered: Renderer::plain().render(&report), line, column, what: what.to_owned() }
     }

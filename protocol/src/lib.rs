@@ -15,8 +15,6 @@ pub mod text;
 
 pub use id::{RequestId, SessionId};
 pub use oid::{ObjectFormat, ObjectId};
-pub use push::{
-    ChangedFile, CommitFact, Facts, Identity, RefUpdate, Risk, RiskKind, UpdateFact, UpdateKind,
-};
+pub use push::{ChangedFile, CommitFact, Facts, Identity, RefUpdate, Risk, RiskKind, UpdateFact, UpdateKind};
 pub use refname::RefName;
 pub use remote::{Host, Remote, RemoteError, Scheme};

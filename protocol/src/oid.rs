@@ -89,8 +89,8 @@ impl TryFrom<String> for ObjectId {
     type Error = OidError;
 
     fn try_from(text: String) -> Result<Self, OidError> {
-        let legal = matches!(text.len(), 40 | 64)
-            && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let legal =
+            matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if legal { Ok(Self(text)) } else { Err(OidError) }
     }
 }

@@ -40,14 +40,12 @@ impl RefName {
             return Err(RefNameError::Length);
         }
         let text = std::str::from_utf8(bytes).map_err(|_| RefNameError::Character)?;
-        let forbidden = |c: char| {
-            c.is_control() || matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\')
-        };
+        let forbidden =
+            |c: char| c.is_control() || matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\');
         if text.chars().any(forbidden) || text.contains("..") || text.contains("@{") {
             return Err(RefNameError::Character);
         }
-        let component_is_legal =
-            |c: &str| !c.is_empty() && !c.starts_with('.') && !c.ends_with(".lock");
+        let component_is_legal = |c: &str| !c.is_empty() && !c.starts_with('.') && !c.ends_with(".lock");
         if !text.split('/').all(component_is_legal) || text.ends_with('.') {
             return Err(RefNameError::Component);
         }
@@ -66,10 +64,7 @@ impl RefName {
     /// Without `refs/heads/` or `refs/tags/`, as git prints it.
     #[must_use]
     pub fn short(&self) -> &str {
-        ["refs/heads/", "refs/tags/"]
-            .iter()
-            .find_map(|prefix| self.0.strip_prefix(prefix))
-            .unwrap_or(&self.0)
+        ["refs/heads/", "refs/tags/"].iter().find_map(|prefix| self.0.strip_prefix(prefix)).unwrap_or(&self.0)
     }
 }
 
@@ -103,9 +98,20 @@ mod tests {
             assert!(RefName::parse(good.as_bytes()).is_ok(), "{good}");
         }
         for bad in [
-            "", "main", "HEAD", "refs/heads/", "refs//x", "refs/heads/.x", "refs/heads/x.lock",
-            "refs/heads/a..b", "refs/heads/a b", "refs/heads/a\x1b[0m", "refs/heads/a@{1}",
-            "refs/heads/x.", "refs/heads/a\u{85}b", "refs/heads/a\\b",
+            "",
+            "main",
+            "HEAD",
+            "refs/heads/",
+            "refs//x",
+            "refs/heads/.x",
+            "refs/heads/x.lock",
+            "refs/heads/a..b",
+            "refs/heads/a b",
+            "refs/heads/a\x1b[0m",
+            "refs/heads/a@{1}",
+            "refs/heads/x.",
+            "refs/heads/a\u{85}b",
+            "refs/heads/a\\b",
         ] {
             assert!(RefName::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }

@@ -269,10 +269,7 @@ impl Remote {
 
 fn parse_user(user: &str) -> Result<String, RemoteError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
-    let legal = !user.is_empty()
-        && user.len() <= 64
-        && !user.starts_with('-')
-        && user.bytes().all(plain);
+    let legal = !user.is_empty() && user.len() <= 64 && !user.starts_with('-') && user.bytes().all(plain);
     if legal { Ok(user.to_owned()) } else { Err(RemoteError::User) }
 }
 
@@ -362,9 +359,7 @@ mod tests {
 
     #[test]
     fn forms_of_one_repository_are_the_same_and_others_are_not() {
-        let same = |a: &str, b: &str| {
-            Remote::parse(a).expect(a).same_repository(&Remote::parse(b).expect(b))
-        };
+        let same = |a: &str, b: &str| Remote::parse(a).expect(a).same_repository(&Remote::parse(b).expect(b));
         assert!(same("https://h/a/b", "https://h/a/b.git/"));
         assert!(same("ssh://git@h/a/b", "git@h:/a/b.git"));
         assert!(!same("ssh://git@h/a/b", "git@h:a/b"));
@@ -375,11 +370,30 @@ mod tests {
     #[test]
     fn hostile_remotes_are_refused() {
         for bad in [
-            "https://user:pw@h/r", "https://h", "http://h/r", "file:///r", "ext::sh -c x", "/abs", "./x",
-            "https://-oProxyCommand=x/r", "ssh://-oProxyCommand=x/r", "ssh://h/-x", "-oX:r",
-            "https://h/a%0ab", "https://h/a\nb", "https://h/../x", "https://h:0/r", "https://h:99999/r",
-            "https://evil\u{0}.h/r", "https://h\u{430}/r", "ssh://-u@h/r", "git@h:", "https://h//r",
-            "ssh://a b@h/r", "https://h/r?x=1", "https://h/r#x",
+            "https://user:pw@h/r",
+            "https://h",
+            "http://h/r",
+            "file:///r",
+            "ext::sh -c x",
+            "/abs",
+            "./x",
+            "https://-oProxyCommand=x/r",
+            "ssh://-oProxyCommand=x/r",
+            "ssh://h/-x",
+            "-oX:r",
+            "https://h/a%0ab",
+            "https://h/a\nb",
+            "https://h/../x",
+            "https://h:0/r",
+            "https://h:99999/r",
+            "https://evil\u{0}.h/r",
+            "https://h\u{430}/r",
+            "ssh://-u@h/r",
+            "git@h:",
+            "https://h//r",
+            "ssh://a b@h/r",
+            "https://h/r?x=1",
+            "https://h/r#x",
         ] {
             assert!(Remote::parse(bad).is_err(), "{bad:?}");
         }

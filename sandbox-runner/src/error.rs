@@ -66,7 +66,9 @@ impl RunError {
                  kernel.apparmor_restrict_unprivileged_userns; most containers forbid them",
             ),
             Self::NoLandlock => Some("a kernel from 5.13 on, with landlock in its lsm= list"),
-            Self::ProbeWorked { .. } => Some("nothing was started; please report this with your kernel's version"),
+            Self::ProbeWorked { .. } => {
+                Some("nothing was started; please report this with your kernel's version")
+            }
             _ => None,
         }
     }

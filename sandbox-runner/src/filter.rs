@@ -43,12 +43,8 @@ const fn always(call: i64, reason: &'static str) -> Refusal {
 /// Every flag of `clone(2)` that makes a namespace, CLONE_NEWTIME (0x80) apart: it shares its bit with an exit signal.
 const NEW_NAMESPACES: u64 = 0x7E02_0000;
 /// Families that stay: within an own network namespace these reach nothing but loopback.
-const FAMILIES: &[u32] = &[
-    libc::AF_UNIX as u32,
-    libc::AF_INET as u32,
-    libc::AF_INET6 as u32,
-    libc::AF_NETLINK as u32,
-];
+const FAMILIES: &[u32] =
+    &[libc::AF_UNIX as u32, libc::AF_INET as u32, libc::AF_INET6 as u32, libc::AF_NETLINK as u32];
 /// Terminal requests that type into, redirect or rewire a terminal.
 const TERMINAL: &[u32] = &[0x5412, 0x541C, 0x5423, 0x541D];
 

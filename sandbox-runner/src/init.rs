@@ -6,8 +6,8 @@ use keyhatch_policies::rules::SandboxRules;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 
 use crate::error::{RunError, at};
-use crate::sys::{self, Forked};
 use crate::outer::Ended;
+use crate::sys::{self, Forked};
 use crate::{filter, privileges, probe, root, ruleset};
 
 /// `env(1)`'s codes for a command that is not there, or cannot be run.
@@ -16,7 +16,8 @@ const NOT_EXECUTABLE: i32 = 126;
 
 /// Builds the inside, runs the command in it and reports its wait status.
 pub(crate) fn run(rules: &SandboxRules, mut status: PipeWriter, alive: PipeReader) -> Result<i32, RunError> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(at("watch", "the parent"))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(at("watch", "the parent"))?;
     still_alive(alive)?;
     // A session of our own: no signal of the host's terminal arrives, and job control has a parent inside it.
     rustix::process::setsid().map_err(at("start", "a session"))?;

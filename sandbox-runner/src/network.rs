@@ -24,7 +24,9 @@ pub(crate) fn enforce(ports: &[u16], handoff: &OwnedFd) -> Result<(), RunError> 
     let listeners: Vec<TcpListener> = ports
         .iter()
         .take(MAX_LISTENERS)
-        .map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).map_err(at("listen on", port.to_string())))
+        .map(|port| {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).map_err(at("listen on", port.to_string()))
+        })
         .collect::<Result<_, _>>()?;
     let descriptors: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];

@@ -14,7 +14,8 @@ use crate::{NOT_BUILT, init, namespaces, network};
 /// Builds the sandbox and waits for its command.
 pub(crate) fn run(rules: &SandboxRules, handoff: OwnedFd) -> Result<ExitCode, RunError> {
     // Whoever kills `keyhatch run` kills all of it: this process, init with it, and with init the whole pid namespace.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(at("watch", "the parent"))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(at("watch", "the parent"))?;
     namespaces::enforce()?;
     network::enforce(&rules.listen, &handoff)?;
     drop(handoff);

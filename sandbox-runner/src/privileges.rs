@@ -12,7 +12,8 @@ use crate::error::{RunError, at};
 /// Sets resource limits, hard and soft: nothing inside can raise them again.
 pub(crate) fn limit(limits: &Limits) -> Result<(), RunError> {
     let set = |resource, value: u64, name: &str| {
-        let current = rustix::process::getrlimit(resource).maximum.map_or(value, |maximum| maximum.min(value));
+        let current =
+            rustix::process::getrlimit(resource).maximum.map_or(value, |maximum| maximum.min(value));
         let limit = Rlimit { current: Some(current), maximum: Some(current) };
         setrlimit(resource, limit).map_err(at("limit", name))
     };

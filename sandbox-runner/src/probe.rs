@@ -13,9 +13,15 @@ struct Act {
 }
 
 const ACTS: &[Act] = &[
-    Act { what: "making a user namespace", attempt: || try_forbidden(libc::SYS_unshare, libc::CLONE_NEWUSER.into(), 0) },
+    Act {
+        what: "making a user namespace",
+        attempt: || try_forbidden(libc::SYS_unshare, libc::CLONE_NEWUSER.into(), 0),
+    },
     Act { what: "asking for a key of a keyring", attempt: || try_forbidden(libc::SYS_keyctl, 0, -3) },
-    Act { what: "a virtual machine socket", attempt: || try_forbidden(libc::SYS_socket, libc::AF_VSOCK.into(), 1) },
+    Act {
+        what: "a virtual machine socket",
+        attempt: || try_forbidden(libc::SYS_socket, libc::AF_VSOCK.into(), 1),
+    },
     Act { what: "io_uring", attempt: || try_forbidden(libc::SYS_io_uring_setup, 1, 0) },
     Act { what: "writing to /usr", attempt: || std::fs::write("/usr/.keyhatch-probe", b"") },
     Act { what: "reading the host's /root", attempt: || std::fs::read_dir("/root").map(drop) },

@@ -75,7 +75,9 @@ fn pieces(rules: &SandboxRules) -> Result<Vec<Piece>, RunError> {
                 let target = std::fs::read_link(path).map_err(at("read", name()))?;
                 pieces.push(Piece::Link { path: path.clone(), target });
             }
-            Ok(_) => pieces.push(copied(&Mount { source: path.clone(), target: path.clone(), read_only: true })?),
+            Ok(_) => {
+                pieces.push(copied(&Mount { source: path.clone(), target: path.clone(), read_only: true })?)
+            }
         }
     }
     Ok(pieces)
@@ -95,7 +97,8 @@ fn copied(mount: &Mount) -> Result<Piece, RunError> {
 fn device(name: &str) -> Result<Piece, RunError> {
     let path = Path::new("/dev").join(name);
     let tree = copy(&path)?;
-    sys::mount_setattr(tree.as_fd(), NOSUID | NOEXEC, false).map_err(at("protect", path.display().to_string()))?;
+    sys::mount_setattr(tree.as_fd(), NOSUID | NOEXEC, false)
+        .map_err(at("protect", path.display().to_string()))?;
     Ok(Piece::Tree { path, tree, directory: false })
 }
 
@@ -148,7 +151,13 @@ impl Root {
         }
     }
 
-    fn mount(&self, path: &str, kind: &str, options: &[(&str, &str)], attributes: u64) -> Result<(), RunError> {
+    fn mount(
+        &self,
+        path: &str,
+        kind: &str,
+        options: &[(&str, &str)],
+        attributes: u64,
+    ) -> Result<(), RunError> {
         self.mount_at(Path::new(path), kind, options, attributes)
     }
 
@@ -168,8 +177,15 @@ impl Root {
         for piece in devices {
             self.place(piece)?;
         }
-        self.mount("/dev/pts", "devpts", &[("newinstance", "1"), ("ptmxmode", "0666"), ("mode", "620")], NOSUID | NOEXEC)
-            .or_else(|_| self.mount("/dev/pts", "devpts", &[("ptmxmode", "0666"), ("mode", "620")], NOSUID | NOEXEC))?;
+        self.mount(
+            "/dev/pts",
+            "devpts",
+            &[("newinstance", "1"), ("ptmxmode", "0666"), ("mode", "620")],
+            NOSUID | NOEXEC,
+        )
+        .or_else(|_| {
+            self.mount("/dev/pts", "devpts", &[("ptmxmode", "0666"), ("mode", "620")], NOSUID | NOEXEC)
+        })?;
         self.mount("/dev/shm", "tmpfs", &[("mode", "1777")], NOSUID | NODEV)?;
         let links = [
             ("ptmx", "pts/ptmx"),
@@ -219,7 +235,8 @@ impl Root {
         let name = || path.display().to_string();
         let (parent, leaf) = self.parent(path)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&parent, leaf, flags, Mode::from_raw_mode(0o444)).map_err(at("make", name()))?;
+        let file = rustix::fs::openat(&parent, leaf, flags, Mode::from_raw_mode(0o444))
+            .map_err(at("make", name()))?;
         File::from(file).write_all(content.as_bytes()).map_err(at("write", name()))
     }
 

@@ -50,6 +50,8 @@ fn grants(rules: &SandboxRules) -> Vec<(PathBuf, BitFlags<AccessFs>)> {
     }
     let writable = rules.mounts.iter().filter(|mount| !mount.read_only).map(|mount| mount.target.clone());
     let ours = [rules.home.clone(), "/tmp".into(), "/dev/shm".into()];
-    grants.extend(writable.chain(ours).map(|path| (path, everything & !AccessFs::MakeBlock & !AccessFs::MakeChar)));
+    grants.extend(
+        writable.chain(ours).map(|path| (path, everything & !AccessFs::MakeBlock & !AccessFs::MakeChar)),
+    );
     grants
 }

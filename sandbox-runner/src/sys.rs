@@ -38,7 +38,9 @@ pub fn fork() -> io::Result<Forked> {
     // JUSTIFICATION: no safe crate forks. SAFETY: this program never starts a thread, so the child's memory is whole.
     match checked(unsafe { libc::fork() }.into())? {
         0 => Ok(Forked::Child),
-        pid => Pid::from_raw(i32::try_from(pid).unwrap_or(0)).map(Forked::Parent).ok_or_else(io::Error::last_os_error),
+        pid => Pid::from_raw(i32::try_from(pid).unwrap_or(0))
+            .map(Forked::Parent)
+            .ok_or_else(io::Error::last_os_error),
     }
 }
 
@@ -180,7 +182,8 @@ pub fn kill(target: i32, signal: libc::c_int) -> io::Result<()> {
 
 /// Replaces this process: `execve(2)`. Returns only on failure.
 pub fn exec(program: &OsStr, arguments: &[String], environment: &[String]) -> io::Error {
-    let c_strings = |texts: &[String]| texts.iter().map(|t| CString::new(t.as_bytes())).collect::<Result<Vec<_>, _>>();
+    let c_strings =
+        |texts: &[String]| texts.iter().map(|t| CString::new(t.as_bytes())).collect::<Result<Vec<_>, _>>();
     let (Ok(program), Ok(arguments), Ok(environment)) =
         (CString::new(program.as_bytes()), c_strings(arguments), c_strings(environment))
     else {

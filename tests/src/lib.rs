@@ -1,1 +1,17 @@
-//! keyhatch
+//! The harness: an ordinary user's machine in a temporary directory, with real servers on loopback.
+//!
+//! A [`World`] is one user's home, broker and programs. Everything in it runs as an ordinary user, also where the tests
+//! are run by root, and nothing of the machine's own environment reaches it. The only double is the human: a test
+//! approves or denies through the same commands as a person.
+
+mod https;
+mod ports;
+mod sshd;
+mod user;
+mod world;
+
+pub use https::HttpsServer;
+pub use ports::free_port;
+pub use sshd::{SshServer, SshVersion};
+pub use user::User;
+pub use world::{Finished, Running, World};

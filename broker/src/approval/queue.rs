@@ -130,7 +130,7 @@ impl Default for Queue {
 #[derive(Debug)]
 pub enum Submission<'q> {
     /// It goes through at once: a grant covers it, or it is the retry of an approved request.
-    Approved(Approved<Operation>),
+    Approved(Box<Approved<Operation>>),
     /// It was refused a moment ago, and the no sticks.
     Refused(Option<String>),
     /// The session asks too much.
@@ -178,7 +178,7 @@ impl Queue {
         state.expire(now);
         if let Some(from) = state.granted(session, &operation, &terms) {
             let authority = Authority::Grant(from);
-            return Submission::Approved(Approved { operation, terms, digest, authority });
+            return Submission::Approved(Box::new(Approved { operation, terms, digest, authority }));
         }
         if let Some(reason) = state.still_refused(session, &digest, now) {
             return Submission::Refused(reason);
@@ -192,7 +192,8 @@ impl Queue {
             let id = entry.asked.id.clone();
             if entry.approved {
                 drop(state);
-                return self.consume(&id).map_or(Submission::TooMany, Submission::Approved);
+                let approved = |approved| Submission::Approved(Box::new(approved));
+                return self.consume(&id).map_or(Submission::TooMany, approved);
             }
             entry.waiting = Some(sender);
             entry.asked.withdrawn = false;

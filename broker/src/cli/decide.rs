@@ -60,7 +60,10 @@ pub(super) fn show(args: &Show) -> Result<ExitCode, Failure> {
         page(&text)?;
     } else {
         text.push_str(&format!("\ndiff:    keyhatch show {} --diff\n", args.id));
-        text.push_str(&format!("decide:  keyhatch approve {0}   or   keyhatch deny {0} --reason TEXT\n", args.id));
+        text.push_str(&format!(
+            "decide:  keyhatch approve {0}   or   keyhatch deny {0} --reason TEXT\n",
+            args.id
+        ));
         print(&text)?;
     }
     Ok(ExitCode::SUCCESS)
@@ -72,7 +75,8 @@ pub(super) fn approve(args: &Approve) -> Result<ExitCode, Failure> {
     let request = Request::Decide { id: args.id.clone(), digest: args.digest.clone(), decision };
     let request = decided(Client::connect(&paths()?)?.ask(request)?)?;
     let how = if args.session { "approved for this session" } else { "approved once" };
-    let then = if request.withdrawn { "; it goes through when the agent runs the same command again" } else { "" };
+    let then =
+        if request.withdrawn { "; it goes through when the agent runs the same command again" } else { "" };
     print(&format!("{how}: {}{then}\n", surface::line(&request)))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -16,8 +16,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::control::client::ClientError;
-use crate::{daemon, inspect};
 use crate::paths::Paths;
+use crate::{daemon, inspect};
 use args::{Args, Command};
 
 /// Exit codes by the kind of failure; `run` passes its command's own through.

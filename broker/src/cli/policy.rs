@@ -83,8 +83,9 @@ fn read(path: &Path, project: Option<&Path>) -> Result<Source, Failure> {
 
 fn parse(name: &str) -> Result<Parsed, Failure> {
     let source = find(name, None)?;
-    Parsed::parse(&source.text, &source.origin)
-        .map_err(|error| Failure::invalid(error.to_string(), "keyhatch policy show default prints one that is right"))
+    Parsed::parse(&source.text, &source.origin).map_err(|error| {
+        Failure::invalid(error.to_string(), "keyhatch policy show default prints one that is right")
+    })
 }
 
 pub(super) fn policy(command: Policy) -> Result<ExitCode, Failure> {
@@ -92,9 +93,9 @@ pub(super) fn policy(command: Policy) -> Result<ExitCode, Failure> {
         Policy::List => {
             let mut names: Vec<String> = shipped_names().iter().map(|name| (*name).to_owned()).collect();
             if let Some(entries) = own_directory().and_then(|dir| std::fs::read_dir(dir).ok()) {
-                let own = entries.filter_map(Result::ok).filter_map(|entry| {
-                    entry.file_name().to_str()?.strip_suffix(".toml").map(str::to_owned)
-                });
+                let own = entries
+                    .filter_map(Result::ok)
+                    .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".toml").map(str::to_owned));
                 names.extend(own);
             }
             names.sort();

@@ -129,8 +129,7 @@ fn beside(name: &str) -> Result<PathBuf, Failure> {
 /// Starts the runner with its rules on one descriptor and a socket for the listeners on another.
 fn start(rules: &SandboxRules, stdio: [std::process::Stdio; 3]) -> Result<(Child, UnixStream), Failure> {
     let internal = |what: &'static str| move |error: io::Error| Failure::internal(what, &error);
-    let text = serde_json::to_vec(rules)
-        .map_err(|error| Failure::internal("the sandbox's rules", &error))?;
+    let text = serde_json::to_vec(rules).map_err(|error| Failure::internal("the sandbox's rules", &error))?;
     // A file in memory: rules are larger than a pipe's buffer, and nobody else can reach them.
     let memory = rustix::fs::memfd_create("keyhatch-rules", rustix::fs::MemfdFlags::CLOEXEC)
         .map_err(|e| Failure::internal("the sandbox's rules", &io::Error::from(e)))?;
@@ -209,7 +208,8 @@ async fn wait(runner: &mut Child, resized: impl Fn()) -> Result<std::process::Ex
             _ = quit.recv() => continue,
             _ = window.recv() => { resized(); continue }
         };
-        let Some(pid) = runner.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?)) else {
+        let Some(pid) = runner.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?))
+        else {
             continue;
         };
         if let Err(error) = rustix::process::kill_process(pid, number) {

@@ -13,11 +13,35 @@ use crate::session::FRONT_END_PORT;
 /// What of the host is shown read-only: programs, libraries, and the configuration that they cannot do without.
 /// `/etc` is not shown whole: it holds host keys, machine ids and other people's secrets.
 const SYSTEM: &[&str] = &[
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/alternatives", "/etc/bash.bashrc",
-    "/etc/ca-certificates", "/etc/debian_version", "/etc/fonts", "/etc/inputrc", "/etc/ld.so.cache",
-    "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/magic", "/etc/mime.types", "/etc/os-release",
-    "/etc/pki/tls", "/etc/profile", "/etc/protocols", "/etc/services", "/etc/shells", "/etc/ssl/certs",
-    "/etc/ssl/openssl.cnf", "/etc/terminfo", "/etc/timezone",
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc/alternatives",
+    "/etc/bash.bashrc",
+    "/etc/ca-certificates",
+    "/etc/debian_version",
+    "/etc/fonts",
+    "/etc/inputrc",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/magic",
+    "/etc/mime.types",
+    "/etc/os-release",
+    "/etc/pki/tls",
+    "/etc/profile",
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/shells",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/terminfo",
+    "/etc/timezone",
 ];
 
 /// Variables of the user's that say how to print, and nothing else.
@@ -99,7 +123,9 @@ fn system_files(user: &str, home: &Path) -> Vec<FileInside> {
     vec![
         file(
             "/etc/passwd",
-            format!("{user}:x:{uid}:{gid}:{user}:{home}:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"),
+            format!(
+                "{user}:x:{uid}:{gid}:{user}:{home}:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
+            ),
         ),
         file("/etc/group", format!("{user}:x:{gid}:\nnogroup:x:65534:\n")),
         file("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),

@@ -133,7 +133,8 @@ fn open_pty() -> io::Result<(File, OwnedFd)> {
 fn start_terminal(master: File, outputs: &mut Vec<JoinHandle<()>>) -> io::Result<Terminal> {
     let master = Arc::new(master);
     let terminal = Terminal {
-        saved: rustix::termios::tcgetattr(io::stdin()).or_else(|_| rustix::termios::tcgetattr(io::stdout()))?,
+        saved: rustix::termios::tcgetattr(io::stdin())
+            .or_else(|_| rustix::termios::tcgetattr(io::stdout()))?,
         master: master.clone(),
         gate: Arc::new(Gate::default()),
     };

@@ -124,18 +124,20 @@ async fn open_session(
 ) -> Option<Reply> {
     let policy = match Policy::parse(&text, &origin) {
         Ok(policy) => policy,
-        Err(error) => return Some(failed(&error.to_string(), "keyhatch policy check FILE shows every error")),
+        Err(error) => {
+            return Some(failed(&error.to_string(), "keyhatch policy check FILE shows every error"));
+        }
     };
     let policy_name = policy.name().to_owned();
     let id = Broker::new_session_id();
     let (session, furniture) = match session::open(&broker.paths, id.clone(), project, policy).await {
         Ok(opened) => opened,
-        Err(error) => return Some(failed(&chain(&error), "check the project's directory and its .git/config")),
+        Err(error) => {
+            return Some(failed(&chain(&error), "check the project's directory and its .git/config"));
+        }
     };
-    let fields = vec![
-        ("project", session.directory.display().to_string().into()),
-        ("policy", policy_name.into()),
-    ];
+    let fields =
+        vec![("project", session.directory.display().to_string().into()), ("policy", policy_name.into())];
     if let Err(error) = broker.record(&id, "session-opened", fields) {
         session.close();
         return Some(failed(&chain(&error), "check that the state directory is writable and has room"));
@@ -169,7 +171,9 @@ async fn attach(stream: &mut UnixStream, broker: &Arc<Broker>, id: &SessionId) -
     let receive = stream.async_io(Interest::READABLE, || sys::receive_descriptor(stream.as_fd()));
     let listener = match tokio::time::timeout(FIRST_MESSAGE, receive).await {
         Ok(Ok(descriptor)) => descriptor,
-        Ok(Err(_)) | Err(_) => return failed("no listening socket was handed over", "start the session again"),
+        Ok(Err(_)) | Err(_) => {
+            return failed("no listening socket was handed over", "start the session again");
+        }
     };
     match front::listen_on_loopback(broker, &session, listener) {
         Ok(()) => Reply::Attached,

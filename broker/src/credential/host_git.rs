@@ -25,9 +25,25 @@ const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
 const LOGIN_LASTS: Duration = Duration::from_secs(120);
 /// The user's variables that helpers, keyrings and ssh need.
 const KEPT: &[&str] = &[
-    "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "GH_CONFIG_DIR", "GH_HOST", "GH_TOKEN", "GITHUB_TOKEN", "GNUPGHOME", "HOME",
-    "LANG", "LOGNAME", "PASSWORD_STORE_DIR", "PATH", "SSH_AUTH_SOCK", "USER", "WAYLAND_DISPLAY", "XAUTHORITY",
-    "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DISPLAY",
+    "GH_CONFIG_DIR",
+    "GH_HOST",
+    "GH_TOKEN",
+    "GITHUB_TOKEN",
+    "GNUPGHOME",
+    "HOME",
+    "LANG",
+    "LOGNAME",
+    "PASSWORD_STORE_DIR",
+    "PATH",
+    "SSH_AUTH_SOCK",
+    "USER",
+    "WAYLAND_DISPLAY",
+    "XAUTHORITY",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_RUNTIME_DIR",
 ];
 
 /// No credential could be had.
@@ -129,7 +145,7 @@ impl HostGit {
             remote.path()
         );
         let answer = self.credential("fill", question.as_bytes()).await?;
-        let login = answer.as_ref().and_then(|answer| parse(answer));
+        let login = answer.as_ref().and_then(parse);
         let login = login.ok_or_else(|| CredentialError::None { authority: remote.authority() })?;
         let known = Known { login: login.clone(), until: Instant::now() + LOGIN_LASTS };
         self.logins.lock().unwrap_or_else(PoisonError::into_inner).insert(key(remote), known);
@@ -154,7 +170,11 @@ impl HostGit {
         }
     }
 
-    async fn credential(&self, verb: &str, input: &[u8]) -> Result<Option<Zeroizing<String>>, CredentialError> {
+    async fn credential(
+        &self,
+        verb: &str,
+        input: &[u8],
+    ) -> Result<Option<Zeroizing<String>>, CredentialError> {
         let mut child = self
             .program("git")
             // A helper that opens a window would ask about something that the user did not start.
@@ -170,7 +190,8 @@ impl HostGit {
             }
             child.wait_with_output().await
         };
-        let output = tokio::time::timeout(HELPER_TIMEOUT, talk).await.map_err(|_| CredentialError::TimedOut)?;
+        let output =
+            tokio::time::timeout(HELPER_TIMEOUT, talk).await.map_err(|_| CredentialError::TimedOut)?;
         let output = output.map_err(CredentialError::Git)?;
         let text = Zeroizing::new(String::from_utf8(output.stdout).unwrap_or_default());
         Ok(output.status.success().then_some(text))

@@ -44,7 +44,8 @@ impl Login {
         match &self.kind {
             Kind::Basic { user, password } => {
                 let plain = Zeroizing::new(format!("{user}:{}", password.expose_secret()));
-                let encoded = Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(plain.as_bytes()));
+                let encoded =
+                    Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(plain.as_bytes()));
                 format!("Basic {}", *encoded).into()
             }
             Kind::Header { scheme, credential } => format!("{scheme} {}", credential.expose_secret()).into(),

@@ -86,7 +86,10 @@ mod tests {
     fn no_thin_is_added_once_and_push_certificates_are_taken_out() {
         let oid = "a".repeat(40);
         let mut bytes = Vec::new();
-        pktline::write(&mut bytes, format!("{oid} refs/heads/m\0report-status push-cert=1-x no-thin\n").as_bytes());
+        pktline::write(
+            &mut bytes,
+            format!("{oid} refs/heads/m\0report-status push-cert=1-x no-thin\n").as_bytes(),
+        );
         pktline::write(&mut bytes, format!("{oid} refs/heads/n\n").as_bytes());
         bytes.extend_from_slice(b"0000");
         let (rewritten, tips) = of_receive_pack(&bytes);

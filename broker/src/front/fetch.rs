@@ -81,7 +81,7 @@ async fn admitted(front: &Front, remote: &Remote) -> Result<Terms, String> {
             let patience = Patience { held: session.policy.approval_timeout(), withdrawn: WITHDRAWN };
             let at = (SystemTime::now(), Broker::new_request_id());
             match front.broker.queue.submit(&session.id, (operation, terms), patience, at) {
-                Submission::Approved(approved) => approved,
+                Submission::Approved(approved) => *approved,
                 Submission::Refused(why) => return Err(refused(why)),
                 Submission::TooMany => return Err("too many requests of this session wait already".into()),
                 // A client that goes away drops this future, and with it the request: it is withdrawn.

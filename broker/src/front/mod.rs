@@ -157,8 +157,12 @@ async fn route(State(front): State<Front>, request: Request) -> Response {
     };
     let method = request.method().clone();
     match (method, endpoint, query.as_str()) {
-        (Method::GET, "info/refs", "service=git-upload-pack") => fetch::advertise(front, remote, request).await,
-        (Method::GET, "info/refs", "service=git-receive-pack") => push::advertise(front, remote, request).await,
+        (Method::GET, "info/refs", "service=git-upload-pack") => {
+            fetch::advertise(front, remote, request).await
+        }
+        (Method::GET, "info/refs", "service=git-receive-pack") => {
+            push::advertise(front, remote, request).await
+        }
         (Method::GET, "info/refs", _) => refuse("dumb HTTP is not served: a current git asks for a service"),
         (Method::POST, "git-upload-pack", "") => fetch::upload_pack(front, remote, request).await,
         (Method::POST, "git-receive-pack", "") => push::receive_pack(front, remote, request).await,

@@ -10,7 +10,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use keyhatch_policies::{
-    Operation, PushOperation, Terms, judge, judge_ref, judge_remote, Service as PolicyService,
+    Operation, PushOperation, Service as PolicyService, Terms, judge, judge_ref, judge_remote,
 };
 use keyhatch_protocol::{RefUpdate, Remote, UpdateKind};
 use serde_json::{Value, json};
@@ -40,7 +40,8 @@ pub(super) async fn advertise(front: Front, remote: Remote, request: Request) ->
         }
         return refuse(&format!("push denied: {}\nhint: {}", reason.text, reason.hint));
     }
-    let upstream = Upstream::connect(&front.broker, session, &remote, &keyhatch_policies::CredentialChoice::Host);
+    let upstream =
+        Upstream::connect(&front.broker, session, &remote, &keyhatch_policies::CredentialChoice::Host);
     match upstream.advertisement(Service::ReceivePack, git_protocol(&request).as_deref()).await {
         Ok(answer) => {
             let (bytes, tips) = advertisement::of_receive_pack(&answer.bytes);
@@ -118,16 +119,16 @@ fn refusal(claim: &PushClaim, reasons: &[(String, String)]) -> Bytes {
     let guilty = reasons.first().map_or("another ref", |(name, _)| name.as_str());
     report::refusal(claim, |name| {
         let own = reasons.iter().find(|(refused, _)| refused == name.as_str());
-        own.map_or_else(|| format!("keyhatch: not sent, because {guilty} was refused"), |(_, why)| why.clone())
+        own.map_or_else(
+            || format!("keyhatch: not sent, because {guilty} was refused"),
+            |(_, why)| why.clone(),
+        )
     })
 }
 
 fn record_denial(front: &Front, remote: &Remote, updates: &[RefUpdate], reasons: &[(String, String)]) {
-    let fields = vec![
-        ("remote", remote.to_string().into()),
-        ("updates", json!(updates)),
-        ("reasons", json!(reasons)),
-    ];
+    let fields =
+        vec![("remote", remote.to_string().into()), ("updates", json!(updates)), ("reasons", json!(reasons))];
     // Nothing was sent: a denial that cannot be recorded is still a denial.
     if let Err(error) = front.broker.record(&front.session.id, "push-denied", fields) {
         tracing::error!(%error, "a denial could not be recorded");
@@ -239,7 +240,7 @@ impl Push {
         let patience = Patience { held: session.policy.approval_timeout(), withdrawn: WITHDRAWN };
         let at = (SystemTime::now(), Broker::new_request_id());
         let held = match broker.queue.submit(&session.id, question, patience, at) {
-            Submission::Approved(approved) => return Ok(approved),
+            Submission::Approved(approved) => return Ok(*approved),
             Submission::Refused(why) => return Err(NotSent::Refused(refused(why))),
             Submission::TooMany => {
                 let text = "keyhatch: too many requests of this session wait for a decision already";
@@ -329,7 +330,11 @@ impl Push {
     }
 }
 
-fn described(remote: &Remote, approved: &Approved<Operation>, spooled: &Spooled) -> Vec<(&'static str, Value)> {
+fn described(
+    remote: &Remote,
+    approved: &Approved<Operation>,
+    spooled: &Spooled,
+) -> Vec<(&'static str, Value)> {
     let authority = match approved.authority() {
         Authority::Policy => "policy".to_owned(),
         Authority::Person(id) => format!("person:{id}"),

@@ -138,7 +138,10 @@ mod tests {
             let bytes = refusal(&claim, |name| format!("no {}\n\x1b[31m", name.short()));
             let mut outcome = Outcome::new(&claim);
             bytes.chunks(7).for_each(|part| outcome.see(part));
-            assert_eq!(outcome.lines(), ["unpack ok", "ng refs/heads/a no a??[31m", "ng refs/heads/b no b??[31m"]);
+            assert_eq!(
+                outcome.lines(),
+                ["unpack ok", "ng refs/heads/a no a??[31m", "ng refs/heads/b no b??[31m"]
+            );
         }
     }
 }

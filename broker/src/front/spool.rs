@@ -114,7 +114,12 @@ pub async fn take_in(
 
 /// A file that never had a name. The spool's directory is the broker's own, on a local file system.
 fn nameless(directory: &Path) -> io::Result<std::fs::File> {
-    std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(directory)
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .mode(0o600)
+        .open(directory)
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use git2::{Delta, Diff, DiffDelta, DiffFindOptions, DiffOptions, FileMode, ObjectType, Oid, Repository, Tree};
+use git2::{
+    Delta, Diff, DiffDelta, DiffFindOptions, DiffOptions, FileMode, ObjectType, Oid, Repository, Tree,
+};
 use keyhatch_protocol::{ChangedFile, Risk, RiskKind, UpdateKind, text};
 
 use super::history::{History, unknown};
@@ -73,7 +75,11 @@ fn peeled_tree(repository: &Repository, oid: Oid) -> Option<Oid> {
 }
 
 /// The tree that upstream has and the change starts from: the old tip, or for a new ref the first known ancestor.
-fn base(repository: &Repository, (kind, old, tip): (UpdateKind, Oid, Oid), new: &HashSet<Oid>) -> Option<Oid> {
+fn base(
+    repository: &Repository,
+    (kind, old, tip): (UpdateKind, Oid, Oid),
+    new: &HashSet<Oid>,
+) -> Option<Oid> {
     if kind != UpdateKind::Create
         && let Some(tree) = peeled_tree(repository, old)
     {
@@ -118,7 +124,12 @@ fn show(diff: &Diff<'_>, changes: &mut Changes) -> Result<(), git2::Error> {
         let (added, removed) = lines.map_or((None, None), |(_, a, r)| (Some(count(a)), Some(count(r))));
         changes.added += added.unwrap_or(0);
         changes.removed += removed.unwrap_or(0);
-        changes.files.push(ChangedFile { path: path_of(&delta), status: status(delta.status()), added, removed });
+        changes.files.push(ChangedFile {
+            path: path_of(&delta),
+            status: status(delta.status()),
+            added,
+            removed,
+        });
     }
     let (text, cut) = (&mut changes.diff, &mut changes.diff_cut);
     let printed = diff.print(git2::DiffFormat::Patch, |_, _, line| {
@@ -168,7 +179,8 @@ impl Search<'_> {
         let parent: Option<Tree<'_>> = commit.parent(0).and_then(|parent| parent.tree()).ok();
         let mut options = options();
         options.context_lines(0);
-        let diff = self.repository.diff_tree_to_tree(parent.as_ref(), Some(&commit.tree()?), Some(&mut options))?;
+        let diff =
+            self.repository.diff_tree_to_tree(parent.as_ref(), Some(&commit.tree()?), Some(&mut options))?;
         for index in 0..diff.deltas().len() {
             if self.searched > MAX_SEARCHED {
                 self.cut = true;
@@ -206,7 +218,11 @@ impl Search<'_> {
                 }
             }
             _ => {
-                let size = self.repository.odb().and_then(|odb| odb.read_header(new.id())).map_or(0, |(size, _)| size);
+                let size = self
+                    .repository
+                    .odb()
+                    .and_then(|odb| odb.read_header(new.id()))
+                    .map_or(0, |(size, _)| size);
                 if size > BIG {
                     self.add(RiskKind::Big, format!("{path}, {} MiB", size / (1024 * 1024)));
                 }
@@ -251,7 +267,8 @@ impl Search<'_> {
                 more.push((kind, 1));
             }
         }
-        risks.extend(more.into_iter().map(|(kind, count)| Risk { kind, detail: format!("and {count} more") }));
+        risks
+            .extend(more.into_iter().map(|(kind, count)| Risk { kind, detail: format!("and {count} more") }));
         if self.cut {
             risks.push(unknown("not all added lines were searched for secrets"));
         }
@@ -263,8 +280,24 @@ impl Search<'_> {
 fn kind_of_path(path: &str) -> Option<RiskKind> {
     let lower = path.to_ascii_lowercase();
     let name = lower.rsplit('/').next().unwrap_or_default();
-    let ci_directory = [".github/workflows/", ".github/actions/", ".circleci/", ".gitea/workflows/", ".forgejo/workflows/", ".woodpecker/", ".buildkite/"];
-    let ci_file = [".gitlab-ci.yml", "jenkinsfile", "azure-pipelines.yml", ".drone.yml", ".travis.yml", "bitbucket-pipelines.yml", "appveyor.yml"];
+    let ci_directory = [
+        ".github/workflows/",
+        ".github/actions/",
+        ".circleci/",
+        ".gitea/workflows/",
+        ".forgejo/workflows/",
+        ".woodpecker/",
+        ".buildkite/",
+    ];
+    let ci_file = [
+        ".gitlab-ci.yml",
+        "jenkinsfile",
+        "azure-pipelines.yml",
+        ".drone.yml",
+        ".travis.yml",
+        "bitbucket-pipelines.yml",
+        "appveyor.yml",
+    ];
     let hook_directory = [".husky/", ".githooks/", "hooks/"];
     let hook_file = [".pre-commit-config.yaml", "lefthook.yml", ".lefthook.yml"];
     if ci_directory.iter().any(|directory| lower.starts_with(directory)) || ci_file.contains(&name) {
@@ -273,7 +306,8 @@ fn kind_of_path(path: &str) -> Option<RiskKind> {
         Some(RiskKind::Submodule)
     } else if name == ".gitattributes" {
         Some(RiskKind::Gitattributes)
-    } else if hook_directory.iter().any(|directory| lower.starts_with(directory)) || hook_file.contains(&name) {
+    } else if hook_directory.iter().any(|directory| lower.starts_with(directory)) || hook_file.contains(&name)
+    {
         Some(RiskKind::Hook)
     } else {
         None

@@ -5,11 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetStatus, Scope,
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
+    DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+    setrlimit,
 };
 use seccompiler::{SeccompAction, SeccompFilter, TargetArch, apply_filter};
 
@@ -17,8 +18,18 @@ use super::Order;
 
 /// Programs and libraries: git, and what it is linked with.
 const PROGRAMS: &[&str] = &[
-    "/usr", "/bin", "/lib", "/lib64", "/nix/store", "/opt", "/etc/ld.so.cache", "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d", "/dev/null", "/dev/urandom", "/proc/self",
+    "/usr",
+    "/bin",
+    "/lib",
+    "/lib64",
+    "/nix/store",
+    "/opt",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/dev/null",
+    "/dev/urandom",
+    "/proc/self",
 ];
 /// Address space beyond the mapped packs.
 const MEMORY: u64 = 1024 * 1024 * 1024;
@@ -27,10 +38,26 @@ const SECONDS: u64 = 240;
 
 /// System calls that inspection never makes: how bytes could leave, or other processes be reached.
 const REFUSED: &[i64] = &[
-    libc::SYS_socket, libc::SYS_connect, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4,
-    libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev, libc::SYS_pidfd_getfd,
-    libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key, libc::SYS_bpf, libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd, libc::SYS_io_uring_setup, libc::SYS_unshare, libc::SYS_setns, libc::SYS_mount,
+    libc::SYS_socket,
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
     libc::SYS_open_by_handle_at,
 ];
 

@@ -27,8 +27,13 @@ pub(super) struct History {
 /// Walks from the new tips to what upstream has.
 pub(super) fn of(order: &Order, quarantine: &Quarantine) -> Result<History, Refusal> {
     let repository = &quarantine.repository;
-    let mut history =
-        History { updates: Vec::new(), commit_count: 0, commits: Vec::new(), new: Vec::new(), risks: Vec::new() };
+    let mut history = History {
+        updates: Vec::new(),
+        commit_count: 0,
+        commits: Vec::new(),
+        new: Vec::new(),
+        risks: Vec::new(),
+    };
     let mut tips = Vec::new();
     for update in &order.updates {
         let kind = kind(update, quarantine, &mut history.risks)?;
@@ -48,7 +53,9 @@ pub(super) fn of(order: &Order, quarantine: &Quarantine) -> Result<History, Refu
         if let Walk::Refused(refusal) = error {
             return Err(refusal);
         }
-        history.risks.push(unknown("the history is not complete here: not every new commit could be looked at"));
+        history
+            .risks
+            .push(unknown("the history is not complete here: not every new commit could be looked at"));
     }
     Ok(history)
 }
@@ -70,12 +77,16 @@ fn kind(update: &RefUpdate, quarantine: &Quarantine, risks: &mut Vec<Risk>) -> R
     }
     if !quarantine.has(old) {
         // Closed on doubt: what cannot be shown to be an ancestor is overwritten.
-        risks.push(unknown(&format!("{} is at a commit that the host does not have", update.ref_name.short())));
+        risks.push(unknown(&format!(
+            "{} is at a commit that the host does not have",
+            update.ref_name.short()
+        )));
         return Ok(UpdateKind::Force);
     }
     let repository = &quarantine.repository;
     let is_commit = |oid| repository.find_commit(oid).is_ok();
-    let ancestor = is_commit(old) && is_commit(new) && repository.graph_descendant_of(new, old).unwrap_or(false);
+    let ancestor =
+        is_commit(old) && is_commit(new) && repository.graph_descendant_of(new, old).unwrap_or(false);
     Ok(if ancestor { UpdateKind::FastForward } else { UpdateKind::Force })
 }
 
@@ -129,14 +140,17 @@ fn walk(order: &Order, quarantine: &Quarantine, tips: &[Oid], history: &mut Hist
 
 fn fact(commit: &Commit<'_>) -> Result<CommitFact, Refusal> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned();
-    let identity = |who: &git2::Signature<'_>| Identity { name: text(who.name_bytes()), email: text(who.email_bytes()) };
-    let parents = u32::try_from(commit.parent_count()).map_err(|error| failed("a commit's parents", error))?;
+    let identity =
+        |who: &git2::Signature<'_>| Identity { name: text(who.name_bytes()), email: text(who.email_bytes()) };
+    let parents =
+        u32::try_from(commit.parent_count()).map_err(|error| failed("a commit's parents", error))?;
     Ok(CommitFact {
         oid: Quarantine::id(commit.id())?,
         author: identity(&commit.author()),
         committer: identity(&commit.committer()),
         subject: text(commit.summary_bytes().unwrap_or_default()),
-        signed: commit.header_field_bytes("gpgsig").is_ok() || commit.header_field_bytes("gpgsig-sha256").is_ok(),
+        signed: commit.header_field_bytes("gpgsig").is_ok()
+            || commit.header_field_bytes("gpgsig-sha256").is_ok(),
         parents,
     })
 }

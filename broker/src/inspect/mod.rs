@@ -92,7 +92,7 @@ pub enum Refusal {
     /// git's own checks found an error.
     #[error("git fsck refuses the pack: {check}")]
     Fsck {
-        /// The check's name, one of `git help fsck`, "fsck.<msg-id>".
+        /// The check's name, one of `git help fsck`, the part after `fsck.`.
         check: String,
     },
     /// A command names an object that neither the pack nor the host has.

@@ -183,7 +183,14 @@ impl Fsck {
         pack.seek(SeekFrom::Start(offset)).map_err(lost)?;
         let child = git()
             // Blobs beyond this are streamed, and deltas are resolved within little memory.
-            .args(["-c", "core.bigFileThreshold=1m", "-c", "core.deltaBaseCacheLimit=8m", "-c", "pack.threads=1"])
+            .args([
+                "-c",
+                "core.bigFileThreshold=1m",
+                "-c",
+                "core.deltaBaseCacheLimit=8m",
+                "-c",
+                "pack.threads=1",
+            ])
             .arg("-C")
             .arg(&directory)
             // Not --strict: its check of links refuses what builds on objects that only upstream has; our own walk

@@ -30,7 +30,8 @@ pub(super) fn of(order: &Order, quarantine: &Quarantine) -> Result<Vec<Risk>, Re
     let stray = quarantine.pack.len() - reached.len();
     let mut risks = Vec::new();
     if stray > 0 {
-        let detail = format!("{stray} of the pack's {} objects belong to none of its refs", quarantine.pack.len());
+        let detail =
+            format!("{stray} of the pack's {} objects belong to none of its refs", quarantine.pack.len());
         risks.push(Risk { kind: RiskKind::Unreachable, detail });
     }
     if missing {
@@ -53,7 +54,9 @@ fn children(quarantine: &Quarantine, oid: Oid, to: &mut Vec<Oid>) {
         Ok(ObjectType::Tree) => {
             if let Ok(tree) = repository.find_tree(oid) {
                 // A submodule's commit is in another repository.
-                to.extend(tree.iter().filter(|entry| entry.kind() != Some(ObjectType::Commit)).map(|e| e.id()));
+                to.extend(
+                    tree.iter().filter(|entry| entry.kind() != Some(ObjectType::Commit)).map(|e| e.id()),
+                );
             }
         }
         Ok(ObjectType::Tag) => to.extend(repository.find_tag(oid).map(|tag| tag.target_id())),

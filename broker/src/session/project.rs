@@ -71,8 +71,8 @@ impl ProjectGit {
         fs::read_dir(project).map_err(unusable)?;
         let user = list(&["--global"]).await?.into_iter().chain(list(&["--system"]).await?);
         let user: Vec<Setting> = user.collect();
-        let mut git = Self::default();
-        git.preferences = user.iter().filter(|setting| is_harmless_preference(setting)).cloned().collect();
+        let preferences = user.iter().filter(|setting| is_harmless_preference(setting)).cloned().collect();
+        let mut git = Self { preferences, ..Self::default() };
         let dot_git = project.join(".git");
         if !dot_git.is_dir() {
             if dot_git.exists() {
@@ -125,11 +125,27 @@ impl ProjectGit {
 fn clean(setting: Setting, user: &[Setting]) -> Option<Setting> {
     const SECTIONS: &[&str] = &["branch.", "extensions.", "user.", "author.", "committer.", "pull.", "push."];
     const KEYS: &[&str] = &[
-        "core.repositoryformatversion", "core.filemode", "core.bare", "core.ignorecase", "core.symlinks",
-        "core.precomposeunicode", "core.logallrefupdates", "core.autocrlf", "core.eol", "core.safecrlf",
-        "core.sparsecheckout", "core.sparsecheckoutcone", "core.sharedrepository", "init.defaultbranch",
-        "merge.conflictstyle", "rerere.enabled", "gc.auto", "index.version", "index.sparse",
-        "feature.manyfiles", "lfs.repositoryformatversion",
+        "core.repositoryformatversion",
+        "core.filemode",
+        "core.bare",
+        "core.ignorecase",
+        "core.symlinks",
+        "core.precomposeunicode",
+        "core.logallrefupdates",
+        "core.autocrlf",
+        "core.eol",
+        "core.safecrlf",
+        "core.sparsecheckout",
+        "core.sparsecheckoutcone",
+        "core.sharedrepository",
+        "init.defaultbranch",
+        "merge.conflictstyle",
+        "rerere.enabled",
+        "gc.auto",
+        "index.version",
+        "index.sparse",
+        "feature.manyfiles",
+        "lfs.repositoryformatversion",
     ];
     const REMOTE: &[&str] =
         &["fetch", "push", "tagopt", "prune", "promisor", "partialclonefilter", "skipfetchall"];
@@ -203,11 +219,21 @@ mod tests {
         assert_eq!(kept("remote.origin.url", "https://u:tok@h/a").as_deref(), Some("https://h/a"));
         assert_eq!(kept("remote.origin.url", "git@h:a").as_deref(), Some("git@h:a"));
         for (key, value) in [
-            ("http.extraheader", "Authorization: x"), ("core.fsmonitor", "x"), ("core.hookspath", "x"),
-            ("core.sshcommand", "x"), ("include.path", "x"), ("includeif.x.path", "x"), ("alias.a", "!x"),
-            ("filter.a.clean", "x"), ("remote.origin.uploadpack", "x"), ("remote.origin.vcs", "x"),
-            ("credential.helper", "x"), ("submodule.a.update", "!x"), ("user.signingkey", "x"),
-            ("core.worktree", "/"), ("gpg.program", "x"),
+            ("http.extraheader", "Authorization: x"),
+            ("core.fsmonitor", "x"),
+            ("core.hookspath", "x"),
+            ("core.sshcommand", "x"),
+            ("include.path", "x"),
+            ("includeif.x.path", "x"),
+            ("alias.a", "!x"),
+            ("filter.a.clean", "x"),
+            ("remote.origin.uploadpack", "x"),
+            ("remote.origin.vcs", "x"),
+            ("credential.helper", "x"),
+            ("submodule.a.update", "!x"),
+            ("user.signingkey", "x"),
+            ("core.worktree", "/"),
+            ("gpg.program", "x"),
         ] {
             assert_eq!(kept(key, value), None, "{key}");
         }

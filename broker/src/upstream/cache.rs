@@ -95,7 +95,8 @@ async fn refresh(upstream: &Upstream) -> Result<PathBuf, UpstreamError> {
         run(upstream, init).await?;
     }
     let url = url(&upstream.remote);
-    let options: Vec<&str> = OPTIONS.iter().copied().filter(|option| *option != "-oSendEnv=GIT_PROTOCOL").collect();
+    let options: Vec<&str> =
+        OPTIONS.iter().copied().filter(|option| *option != "-oSendEnv=GIT_PROTOCOL").collect();
     let mut fetch = upstream.broker.host_git.program("git");
     fetch
         .env("GIT_SSH_COMMAND", format!("ssh {}", options.join(" ")))
@@ -104,7 +105,14 @@ async fn refresh(upstream: &Upstream) -> Result<PathBuf, UpstreamError> {
         // The user's own rewrites were applied when the session opened; a second time could lead elsewhere.
         .args(["-c", &format!("url.{url}.insteadOf={url}"), "-C"])
         .arg(&directory)
-        .args(["fetch", "--quiet", "--no-auto-maintenance", "--prune", "--no-write-fetch-head", "--end-of-options"])
+        .args([
+            "fetch",
+            "--quiet",
+            "--no-auto-maintenance",
+            "--prune",
+            "--no-write-fetch-head",
+            "--end-of-options",
+        ])
         .arg(&url)
         .args(["+refs/*:refs/*"]);
     run(upstream, fetch).await?;

@@ -57,7 +57,8 @@ fn make(settings: &HttpSettings) -> Result<Client, UpstreamError> {
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(loaded.certs);
     if usable == 0 && settings.ca_file.is_some() {
-        let why = loaded.errors.into_iter().next().map_or_else(|| "it holds none".into(), |e| Box::new(e).into());
+        let why =
+            loaded.errors.into_iter().next().map_or_else(|| "it holds none".into(), |e| Box::new(e).into());
         return Err(UpstreamError::CaFile(why));
     }
     let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
@@ -132,7 +133,11 @@ impl<'a> Target<'a> {
         if !upstream.uses_host_credential() {
             return None;
         }
-        upstream.session.secrets.login(&upstream.remote).or_else(|| upstream.broker.host_git.known(&upstream.remote))
+        upstream
+            .session
+            .secrets
+            .login(&upstream.remote)
+            .or_else(|| upstream.broker.host_git.known(&upstream.remote))
     }
 
     async fn ask_for_login(&self) -> Result<Login, UpstreamError> {
@@ -232,7 +237,12 @@ where
 }
 
 /// Only a 200 with the service's content type is an answer.
-fn accepted(remote: &Remote, response: Response, service: Service, kind: &str) -> Result<Response, UpstreamError> {
+fn accepted(
+    remote: &Remote,
+    response: Response,
+    service: Service,
+    kind: &str,
+) -> Result<Response, UpstreamError> {
     let authority = remote.authority();
     let status = response.status();
     if status.is_redirection() {
@@ -244,7 +254,8 @@ fn accepted(remote: &Remote, response: Response, service: Service, kind: &str) -
         return Err(UpstreamError::Status { authority, status: status.as_u16() });
     }
     let expected = format!("application/x-git-{}-{kind}", service.word());
-    let matches = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == expected.as_str());
+    let matches =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == expected.as_str());
     if matches { Ok(response) } else { Err(UpstreamError::NotGit { authority }) }
 }
 
@@ -295,7 +306,8 @@ fn failed(remote: &Remote, error: reqwest::Error) -> UpstreamError {
     let mut cause: Option<&dyn std::error::Error> = Some(&error);
     while let Some(now) = cause {
         let io = now.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let is_certificate = now.downcast_ref::<rustls::Error>().or_else(|| io?.downcast_ref::<rustls::Error>());
+        let is_certificate =
+            now.downcast_ref::<rustls::Error>().or_else(|| io?.downcast_ref::<rustls::Error>());
         if matches!(is_certificate, Some(rustls::Error::InvalidCertificate(_))) {
             return UpstreamError::Certificate { authority, source: Box::new(error) };
         }

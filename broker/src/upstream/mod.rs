@@ -154,16 +154,24 @@ impl UpstreamError {
     pub fn for_session(&self) -> String {
         match self {
             Self::Status { status: 404, .. } => {
-                format!("{self}: no such repository, or no access to it\nhint: the user checks the URL, and the login")
+                format!(
+                    "{self}: no such repository, or no access to it\nhint: the user checks the URL, and the login"
+                )
             }
             Self::Ssh { authority, .. } => {
-                format!("ssh to {authority} failed\nhint: on the host, the user runs: ssh -T -o BatchMode=yes {authority}")
+                format!(
+                    "ssh to {authority} failed\nhint: on the host, the user runs: ssh -T -o BatchMode=yes {authority}"
+                )
             }
             Self::HostKey { authority } => {
-                format!("{self}\nhint: on the host, the user runs ssh {authority} once and compares its fingerprint")
+                format!(
+                    "{self}\nhint: on the host, the user runs ssh {authority} once and compares its fingerprint"
+                )
             }
             Self::NoCredential { .. } | Self::Refused { .. } => {
-                format!("{self}\nhint: on the host, the user runs git fetch there once, or sets up a credential helper")
+                format!(
+                    "{self}\nhint: on the host, the user runs git fetch there once, or sets up a credential helper"
+                )
             }
             Self::Unreachable { .. } => format!("{self}\nhint: the user checks the host's network"),
             Self::Certificate { .. } => {

@@ -23,8 +23,16 @@ pub(super) const MAX_REQUEST: usize = 64 * 1024 * 1024;
 
 /// What the broker adds to every ssh: no prompt, no forwarding, no command of the configuration's on the host.
 pub(super) const OPTIONS: &[&str] = &[
-    "-T", "-a", "-x", "-oBatchMode=yes", "-oStrictHostKeyChecking=yes", "-oPermitLocalCommand=no",
-    "-oClearAllForwardings=yes", "-oRequestTTY=no", "-oForwardAgent=no", "-oUpdateHostKeys=no",
+    "-T",
+    "-a",
+    "-x",
+    "-oBatchMode=yes",
+    "-oStrictHostKeyChecking=yes",
+    "-oPermitLocalCommand=no",
+    "-oClearAllForwardings=yes",
+    "-oRequestTTY=no",
+    "-oForwardAgent=no",
+    "-oUpdateHostKeys=no",
     "-oSendEnv=GIT_PROTOCOL",
 ];
 
@@ -156,7 +164,10 @@ fn quoted(path: &str) -> String {
     format!("'{}'", path.replace('\'', r"'\''").replace('!', r"'\!'"))
 }
 
-async fn read_advertisement(upstream: &Upstream, connection: &mut Connection) -> Result<Vec<u8>, UpstreamError> {
+async fn read_advertisement(
+    upstream: &Upstream,
+    connection: &mut Connection,
+) -> Result<Vec<u8>, UpstreamError> {
     let reading = read_to_flush(&mut connection.stdout);
     match tokio::time::timeout(ADVERTISES, reading).await {
         Ok(Ok(bytes)) => Ok(bytes),

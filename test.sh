@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Passes all tests on a fresh Debian machine with git, a C compiler and rustup. Installs what is missing and says why.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# Package, the file that shows it is there, and what it is for.
+needed="
+openssh-server /usr/sbin/sshd     the SSH server that tests push to
+openssh-client /usr/bin/ssh       the ssh that the broker runs
+apache2-bin    /usr/sbin/apache2  the HTTPS server that tests push to
+openssl        /usr/bin/openssl   certificates for it
+git            /usr/bin/git       the distribution's own git, beside any other
+bubblewrap     /usr/bin/bwrap     what start-up is compared with
+tmux           /usr/bin/tmux      a terminal for tests
+"
+missing=""
+while read -r package file why; do
+    [ -n "$package" ] || continue
+    if [ ! -e "$file" ]; then
+        echo "test.sh: installing $package: $why"
+        missing="$missing $package"
+    fi
+done <<<"$needed"
+if [ -n "$missing" ]; then
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+fi
+
+# keyhatch serves ordinary users: where root runs the tests, everything that is tested runs as this one.
+if [ "$(id -u)" = 0 ] && ! id keyhatch-test >/dev/null 2>&1; then
+    echo "test.sh: making the user keyhatch-test: tests run as an ordinary user"
+    useradd --create-home --shell /bin/bash keyhatch-test
+fi
+
+# Settings of this shell that git, ssh or TLS would obey have no place in a test.
+unset GIT_SSL_CAINFO SSL_CERT_FILE CURL_CA_BUNDLE GIT_SSH_COMMAND GIT_CONFIG_PARAMETERS SSH_AUTH_SOCK
+
+step() {
+    echo "== $*"
+    "$@"
+}
+step cargo fmt --all --check
+step cargo clippy -j2 --workspace --all-targets --quiet -- -D warnings
+RUSTDOCFLAGS="-D warnings" step cargo doc -j2 --workspace --no-deps --quiet
+step cargo build -j2 --workspace --quiet
+step cargo test -j2 --workspace --quiet

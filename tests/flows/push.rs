@@ -1,0 +1,130 @@
+//! A push from inside: what upstream has, what the audit says, and what the agent reads.
+
+use keyhatch_tests::{HttpsServer, SshServer, SshVersion, World};
+
+fn ssh_world() -> (World, SshServer) {
+    let world = World::new();
+    let server = SshServer::start(&world, SshVersion::V2);
+    (world, server)
+}
+
+#[test]
+fn an_approved_push_reaches_an_ssh_upstream_and_is_recorded_before_and_after() {
+    let (world, server) = ssh_world();
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    let push = world.start(
+        &project,
+        "default",
+        "echo inside > inside && git add . && git commit -qm inside && git push origin main",
+    );
+    let request = world.pending();
+    assert_eq!(request["operation"], "push");
+    assert_eq!(request["updates"][0]["ref"], "refs/heads/main");
+    assert_eq!(request["updates"][0]["kind"], "create");
+    world.approve_next();
+    let pushed = push.finish().ok();
+    assert!(pushed.stderr.contains("keyhatch: waiting for approval"), "{pushed:?}");
+    assert!(pushed.stderr.contains("* [new branch]      main -> main"), "{pushed:?}");
+    assert_eq!(world.tip(&upstream, "main"), world.tip(&project, "main"));
+    let events = world.events();
+    let at = |name: &str| {
+        events.iter().position(|event| event == name).unwrap_or_else(|| panic!("{name}: {events:?}"))
+    };
+    assert!(at("session-opened") < at("push-sending") && at("push-sending") < at("push-sent"));
+    world.keyhatch(&["audit", "verify"]).ok();
+}
+
+#[test]
+fn an_approved_push_reaches_an_https_upstream_with_the_hosts_credential() {
+    let world = World::new();
+    let server = HttpsServer::start(&world);
+    server.trust(&world);
+    server.log_in(&world);
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url("r.git"));
+    let push = world.start(&project, "default", "git push origin main; echo code $?; git ls-remote origin");
+    world.approve_next();
+    let pushed = push.finish().ok();
+    assert!(pushed.stdout.contains("code 0"), "{pushed:?}");
+    assert!(pushed.stdout.contains("refs/heads/main"), "{pushed:?}");
+    assert_eq!(world.tip(&upstream, "main"), world.tip(&project, "main"));
+    assert!(!pushed.all().contains(HttpsServer::PASSWORD));
+}
+
+#[test]
+fn a_refused_push_never_reaches_upstream_and_git_shows_the_reason() {
+    let (world, server) = ssh_world();
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    let push = world.start(&project, "default", "git push --porcelain origin main");
+    let id = world.pending_id();
+    world.keyhatch(&["deny", &id, "--reason", "not on a Friday"]).ok();
+    let pushed = push.finish().fails();
+    assert_eq!(pushed.code(), 1);
+    let line = "!\trefs/heads/main:refs/heads/main\t[remote rejected] (keyhatch: refused by the user: not on a Friday)";
+    assert!(pushed.stdout.contains(line), "{pushed:?}");
+    assert_eq!(world.tip(&upstream, "main"), "");
+    assert!(world.events().contains(&"push-refused".to_owned()));
+}
+
+#[test]
+fn a_push_whose_client_was_killed_goes_through_once_when_it_is_run_again() {
+    let (world, server) = ssh_world();
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    let script = "timeout -s KILL 3 git push origin main; echo first $?; while ! test -e go; do sleep 0.1; done; \
+                  git push origin main; echo second $?; git commit -q --amend -m other; git push -f origin main; echo third $?";
+    let run = world.start(&project, "default", script);
+    let id = world.pending_id();
+    world.wait_until("the push is withdrawn", || world.pending()["withdrawn"] == true);
+    world.keyhatch(&["approve", &id]).ok();
+    assert_eq!(world.tip(&upstream, "main"), "", "nothing is sent for a client that is gone");
+    world.write("p/go", "");
+    world.wait_until("the second push lands", || !world.tip(&upstream, "main").is_empty());
+    // The approval is used up: another push is another request.
+    let other = world.pending_id();
+    assert_ne!(other, id);
+    world.keyhatch(&["deny", &other]).ok();
+    let ran = run.finish();
+    assert!(
+        ran.stdout.contains("first 137") && ran.stdout.contains("second 0") && ran.stdout.contains("third 1"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_denied_branch_is_refused_at_once_and_nobody_is_asked() {
+    let (world, server) = ssh_world();
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    let pushed =
+        world.run(&project, "feature-branches", "git push origin main main:refs/heads/agent/x").fails();
+    assert!(pushed.stderr.contains("main -> main (keyhatch: denied by policy"), "{pushed:?}");
+    assert!(pushed.stderr.contains("main -> agent/x (keyhatch: not sent"), "{pushed:?}");
+    assert_eq!(world.tip(&upstream, "main"), "");
+    assert_eq!(world.keyhatch(&["pending", "--json"]).stdout.trim(), "[]");
+    let read_only = world.run(&project, "read-only", "git ls-remote origin && git push origin main").fails();
+    assert!(read_only.stderr.contains("push denied"), "{read_only:?}");
+}
+
+#[test]
+fn an_approval_for_the_session_covers_later_fast_forwards_and_nothing_else() {
+    let (world, server) = ssh_world();
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    let script = "git push origin main; echo one $?; git commit -q --allow-empty -m two; git push origin main; echo two $?; \
+                  git push origin main:other; echo three $?";
+    let run = world.start(&project, "default", script);
+    let id = world.pending_id();
+    world.keyhatch(&["approve", &id, "--session"]).ok();
+    world.wait_until("the new branch asks", || world.pending_id() != id);
+    let other = world.pending();
+    assert_eq!(other["updates"][0]["ref"], "refs/heads/other");
+    world.keyhatch(&["deny", other["id"].as_str().expect("an id")]).ok();
+    let ran = run.finish();
+    assert!(
+        ran.stdout.contains("one 0") && ran.stdout.contains("two 0") && ran.stdout.contains("three 1"),
+        "{ran:?}"
+    );
+}
