@@ -14,6 +14,7 @@ pub mod cli;
 pub mod control;
 pub mod credential;
 pub mod daemon;
+pub mod demo;
 pub mod front;
 pub mod inspect;
 pub mod paths;

@@ -47,7 +47,7 @@ pub fn request(request: &RequestView) -> String {
             UpdateKind::Delete => format!("was {old}"),
             UpdateKind::FastForward | UpdateKind::Force => format!("{old} -> {new}"),
         };
-        say(format!("{mark} {:<12}{}  {from_to}", update.kind.word(), shown(update.ref_name.as_str())));
+        say(format!("{mark} {:<12}  {}  {from_to}", update.kind.word(), shown(update.ref_name.as_str())));
     }
     more(&mut say, request.updates.len() as u64, request.updates.len(), "refs");
     for option in &request.push_options {

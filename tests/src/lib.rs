@@ -4,12 +4,14 @@
 //! are run by root, and nothing of the machine's own environment reaches it. The only double is the human: a test
 //! approves or denies through the same commands as a person.
 
+mod compare;
 mod https;
 mod ports;
 mod sshd;
 mod user;
 mod world;
 
+pub use compare::{Did, Script, refs, twins};
 pub use https::HttpsServer;
 pub use ports::free_port;
 pub use sshd::{SshServer, SshVersion};

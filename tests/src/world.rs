@@ -102,10 +102,16 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            drop(child.kill());
-            drop(child.wait());
+        let Some(mut child) = self.child.take() else { return };
+        // A server that is asked to end takes its own children with it; one that is killed does not.
+        let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
         }
+        drop(child.kill());
+        drop(child.wait());
     }
 }
 
@@ -279,6 +285,7 @@ impl World {
             ("receive.advertisePushOptions", "true"),
             ("http.receivepack", "true"),
             ("uploadpack.allowFilter", "true"),
+            ("uploadpack.allowAnySHA1InWant", "true"),
         ] {
             self.git(&path, &["config", key, value]).ok();
         }

@@ -45,6 +45,15 @@ pub(crate) enum Command {
         /// Started by another command: leave its terminal.
         #[arg(long, hide = true)]
         detached: bool,
+        /// Stop the one that runs; its sessions end.
+        #[arg(long)]
+        stop: bool,
+    },
+    /// Play the whole story in a throwaway directory, against a throwaway server.
+    Demo {
+        /// Approve without asking.
+        #[arg(long)]
+        yes: bool,
     },
     /// Print a completion script for a shell.
     Completions {

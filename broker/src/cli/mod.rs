@@ -15,9 +15,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+use crate::control::client::Client;
 use crate::control::client::ClientError;
+use crate::control::{Reply, Request};
 use crate::paths::Paths;
-use crate::{daemon, inspect};
+use crate::{daemon, demo, inspect};
 use args::{Args, Command};
 
 /// Exit codes by the kind of failure; `run` passes its command's own through.
@@ -123,7 +125,16 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Policy(policy) => policy::policy(policy),
         Command::Audit(audit) => audit::audit(&audit),
         Command::Session(session) => decide::sessions(&session),
-        Command::Broker { detached } => broker(detached),
+        Command::Broker { stop: true, .. } => stop(),
+        Command::Broker { detached, stop: false } => broker(detached),
+        Command::Demo { yes } => match demo::play(yes) {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(demo::DemoError::NoTerminal) => Err(Failure::invalid(
+                "there is no terminal to ask on",
+                "keyhatch demo --yes approves by itself",
+            )),
+            Err(error) => Err(Failure::internal("the demo", &error)),
+        },
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "keyhatch", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -141,6 +152,29 @@ fn paths() -> Result<Paths, Failure> {
     Paths::of_user().map_err(|error| {
         Failure::unavailable(chain(&error), "keyhatch keeps its files in directories that only you can enter")
     })
+}
+
+/// Tells the running broker to stop, and waits until it has.
+fn stop() -> Result<ExitCode, Failure> {
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    let Ok(Reply::Pong { pid }) = Client::connect(&paths()?)?.ask(Request::Ping) else {
+        return Err(Failure::unavailable("the broker answered something else", "stop it by its process id"));
+    };
+    let gone =
+        |error: rustix::io::Errno| Failure::internal("the broker's process", &std::io::Error::from(error));
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let Some(pid) = pid else { return Err(gone(rustix::io::Errno::SRCH)) };
+    // A descriptor of the process, not its number: the number could be another's by now.
+    let process = pidfd_open(pid, PidfdFlags::empty()).map_err(gone)?;
+    pidfd_send_signal(&process, Signal::TERM).map_err(gone)?;
+    let mut ended = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+    let patience = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+    match rustix::event::poll(&mut ended, Some(&patience)).map_err(gone)? {
+        0 => {
+            Err(Failure::unavailable(format!("the broker {} does not stop", pid.as_raw_nonzero()), "kill it"))
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 fn broker(detached: bool) -> Result<ExitCode, Failure> {
