@@ -349,13 +349,12 @@ impl World {
     /// The processes of this world that run a program with these words in their command line.
     #[must_use]
     pub fn processes(&self, words: &str) -> Vec<i32> {
-        let ours = format!("XDG_RUNTIME_DIR={}", self.path("run").display());
+        // The broker hides its environment; its own path is in its command line.
+        let ours = self.path("").display().to_string();
         let numbers = fs::read_dir("/proc").expect("/proc can be read").filter_map(|entry| {
             let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
             let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?.replace('\0', " ");
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            let here = String::from_utf8_lossy(&environment).contains(&ours) || line.contains(&ours[16..]);
-            (here && line.contains(words)).then_some(pid)
+            (line.contains(&ours) && line.contains(words)).then_some(pid)
         });
         numbers.collect()
     }
