@@ -134,6 +134,29 @@ fn hash(line: &[u8]) -> String {
     Sha256::digest(line).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The pushes that were about to be sent and whose outcome was never recorded: the broker died meanwhile.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn unanswered(path: &Path) -> Result<Vec<Map<String, Value>>, AuditError> {
+    let file = File::open(path).map_err(|source| AuditError { source })?;
+    let mut open: Vec<Map<String, Value>> = Vec::new();
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line.map_err(|source| AuditError { source })?;
+        // A line that is no record is for `verify` to name.
+        let Ok(entry) = serde_json::from_slice::<Map<String, Value>>(&line) else { continue };
+        let same = |other: &Map<String, Value>| {
+            ["session", "digest"].iter().all(|field| other.get(*field) == entry.get(*field))
+        };
+        match entry.get("event").and_then(Value::as_str) {
+            Some("push-sending") => open.push(entry),
+            Some("push-sent" | "push-unknown") => open.retain(|other| !same(other)),
+            _ => {}
+        }
+    }
+    Ok(open)
+}
+
 /// Checks the whole chain and returns how many lines it has.
 ///
 /// # Errors

@@ -6,12 +6,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use keyhatch_protocol::SessionId;
 use rustix::fs::FlockOperation;
+use serde_json::Value;
 use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::audit::AuditError;
+use crate::audit::{self, AuditError};
 use crate::broker::{Broker, random};
 use crate::control::server;
 use crate::credential::HostGit;
@@ -76,6 +78,7 @@ async fn serve(paths: Paths) -> Result<Ended, DaemonError> {
         _ => {}
     }
     let broker = Arc::new(Broker::new(paths, HostGit::of_user())?);
+    conclude(&broker)?;
     let listener = UnixListener::bind(&socket).map_err(setup("the control socket"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(setup("signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(setup("signals"))?;
@@ -92,6 +95,24 @@ async fn serve(paths: Paths) -> Result<Ended, DaemonError> {
         tracing::warn!(%error, "cannot remove the control socket");
     }
     Ok(Ended::Stopped)
+}
+
+/// Says of every push that was being sent when an earlier broker died that its outcome is unknown.
+fn conclude(broker: &Broker) -> Result<(), AuditError> {
+    for sending in audit::unanswered(&broker.paths.audit())? {
+        let session =
+            sending.get("session").and_then(Value::as_str).and_then(|id| id.parse::<SessionId>().ok());
+        let Some(session) = session else { continue };
+        let kept = ["remote", "digest", "updates"];
+        let mut fields: Vec<(&str, Value)> =
+            kept.iter().filter_map(|name| Some((*name, sending.get(*name)?.clone()))).collect();
+        fields.push((
+            "reason",
+            "the broker ended while this was sent: whether upstream took it is unknown".into(),
+        ));
+        broker.record(&session, "push-unknown", fields)?;
+    }
+    Ok(())
 }
 
 fn lock(paths: &Paths) -> io::Result<Option<File>> {

@@ -9,6 +9,7 @@
 pub mod approval;
 pub mod audit;
 pub mod broker;
+pub mod cause;
 pub mod claim;
 pub mod cli;
 pub mod control;

@@ -23,16 +23,22 @@ impl HttpsServer {
     /// Starts one that wants a login for everything.
     #[must_use]
     pub fn start(world: &World) -> Self {
-        Self::start_with(world, "Require valid-user")
+        Self::start_with(world, "Require valid-user", "")
     }
 
     /// Starts one that anybody may read and push to.
     #[must_use]
     pub fn start_open(world: &World) -> Self {
-        Self::start_with(world, "Require all granted")
+        Self::start_with(world, "Require all granted", "")
     }
 
-    fn start_with(world: &World, require: &str) -> Self {
+    /// Starts one that sends everybody elsewhere.
+    #[must_use]
+    pub fn start_redirecting(world: &World, target: &str) -> Self {
+        Self::start_with(world, "Require all granted", &format!("Redirect permanent / {target}\n"))
+    }
+
+    fn start_with(world: &World, require: &str, before: &str) -> Self {
         assert!(
             Path::new("/usr/sbin/apache2").exists(),
             "apache2-bin is missing: run ./test.sh, which installs it"
@@ -53,7 +59,7 @@ impl HttpsServer {
              {modules}ScriptSock {sock}\nMutex file:{directory} default\n\
              SSLSessionCache none\nSSLEngine on\nSSLCertificateFile {cert}\nSSLCertificateKeyFile {key}\n\
              SetEnvIf Git-Protocol \".*\" GIT_PROTOCOL=$0\nSetEnv GIT_PROJECT_ROOT {srv}\n\
-             SetEnv GIT_HTTP_EXPORT_ALL\nScriptAlias / {backend}/\n\
+             SetEnv GIT_HTTP_EXPORT_ALL\n{before}ScriptAlias / {backend}/\n\
              <Location />\nAuthType Basic\nAuthName up\nAuthUserFile {passwords}\n{require}\n</Location>\n",
             pid = at("pid"),
             error = at("error.log"),

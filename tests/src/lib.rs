@@ -7,6 +7,7 @@
 mod compare;
 mod https;
 mod ports;
+pub mod raw;
 mod sshd;
 mod user;
 mod world;

@@ -16,7 +16,7 @@ pub(super) fn audit(command: &Audit) -> Result<ExitCode, Failure> {
         Audit::Verify => match audit::verify(&path) {
             Ok(lines) => print(&format!("{lines} lines, each follows from the one before\n"))?,
             Err(error) => {
-                let message = format!("the audit log does not verify: {}", super::chain(&error));
+                let message = format!("the audit log does not verify: {}", crate::cause::chain(&error));
                 let hint = "the lines before it are sound; compare with a copy".to_owned();
                 return Err(Failure { code: exit::DENIED, message, hint: Some(hint) });
             }

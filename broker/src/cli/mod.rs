@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+use crate::cause::chain;
 use crate::control::client::Client;
 use crate::control::client::ClientError;
 use crate::control::{Reply, Request};
@@ -67,20 +68,6 @@ impl From<ClientError> for Failure {
             ClientError::Frame(_) => Self::unavailable(text, "the broker's log may say more"),
         }
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Runs the command line.

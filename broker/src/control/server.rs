@@ -19,6 +19,7 @@ use super::{
 };
 use crate::approval::{DecideError, Decision, seconds};
 use crate::broker::Broker;
+use crate::cause::chain;
 use crate::front;
 use crate::session;
 use crate::sys;
@@ -210,17 +211,6 @@ fn undecidable(error: &DecideError) -> Reply {
 
 fn failed(message: &str, hint: &str) -> Reply {
     Reply::Failed { message: message.to_owned(), hint: Some(hint.to_owned()) }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 async fn read<T: serde::de::DeserializeOwned>(stream: &mut UnixStream) -> Result<T, FrameError> {

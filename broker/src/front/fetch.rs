@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use super::{Front, advertisement, git_protocol, refuse, served};
 use crate::approval::{Judged, Patience, Submission, admit};
 use crate::broker::{Broker, WITHDRAWN};
+use crate::cause::chain;
 use crate::session::Admitted;
 use crate::upstream::{Service, Upstream};
 
@@ -35,7 +36,7 @@ pub(super) async fn advertise(front: Front, remote: Remote, request: Request) ->
             served(Service::UploadPack, "advertisement", Body::from(body))
         }
         Err(error) => {
-            tracing::info!(%remote, error = %error, "an upstream did not advertise");
+            tracing::info!(%remote, error = %chain(&error), "an upstream did not advertise");
             refuse(&error.for_session())
         }
     }
@@ -55,7 +56,7 @@ pub(super) async fn upload_pack(front: Front, remote: Remote, request: Request) 
     match upstream.rpc(Service::UploadPack, version.as_deref(), encoding.as_deref(), body).await {
         Ok(stream) => served(Service::UploadPack, "result", Body::from_stream(stream)),
         Err(error) => {
-            tracing::info!(%remote, error = %error, "an upstream did not answer a fetch");
+            tracing::info!(%remote, error = %chain(&error), "an upstream did not answer a fetch");
             refuse(&error.for_session())
         }
     }

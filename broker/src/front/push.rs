@@ -17,13 +17,14 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::report::{self, Outcome};
-use super::spool::{Arrived, Spooled, take_in};
+use super::spool::{Arrived, Dropped, Spooled, take_in};
 use super::{Front, advertisement, git_protocol, refuse, served};
 use crate::approval::{Approved, Attached, Authority, Decision, Judged, Patience, Submission, admit};
 use crate::broker::{Broker, WITHDRAWN};
+use crate::cause::chain;
 use crate::claim::PushClaim;
 use crate::inspect::{self, Limits, Order};
-use crate::upstream::{Service, Upstream};
+use crate::upstream::{Answer, Service, Upstream, UpstreamError};
 
 /// How often a held client is written to, so that a dead connection is noticed: git's own default is 5 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -51,7 +52,7 @@ pub(super) async fn advertise(front: Front, remote: Remote, request: Request) ->
             served(Service::ReceivePack, "advertisement", Body::from(body))
         }
         Err(error) => {
-            tracing::info!(%remote, error = %error, "an upstream did not advertise");
+            tracing::info!(%remote, error = %chain(&error), "an upstream did not advertise");
             refuse(&error.for_session())
         }
     }
@@ -75,7 +76,16 @@ pub(super) async fn receive_pack(front: Front, remote: Remote, request: Request)
     }));
     match arrived {
         Ok(Arrived::Probe) => return served(Service::ReceivePack, "result", Body::empty()),
-        Ok(Arrived::Refused(claim)) => {
+        Ok(Arrived::Dropped(claim, Dropped::Unkept(error))) => {
+            tracing::info!(%remote, error = %chain(&error), "a push was not kept");
+            let reason = format!("keyhatch: {error}");
+            let reasons: Vec<_> =
+                claim.updates.iter().map(|u| (u.ref_name.to_string(), reason.clone())).collect();
+            record_denial(&front, &remote, &claim.updates, &reasons);
+            let answer = report::refusal(&claim, |_| reason.clone());
+            return served(Service::ReceivePack, "result", Body::from(answer));
+        }
+        Ok(Arrived::Dropped(claim, Dropped::Refused)) => {
             let reasons = forbidden(&front, &remote, &claim).unwrap_or_default();
             record_denial(&front, &remote, &claim.updates, &reasons);
             return served(Service::ReceivePack, "result", Body::from(refusal(&claim, &reasons)));
@@ -85,7 +95,7 @@ pub(super) async fn receive_pack(front: Front, remote: Remote, request: Request)
             tokio::spawn(push.run(spooled));
         }
         Err(error) => {
-            tracing::info!(%remote, error = %error, "a push was not taken in");
+            tracing::info!(%remote, error = %chain(&error), "a push was not taken in");
             return refuse(&format!("{error}"));
         }
     }
@@ -222,7 +232,7 @@ impl Push {
             limits: Limits { pack_bytes: limits.pack_bytes, objects: limits.objects },
         };
         let facts = inspect::inspect(order, &spooled.file).await.map_err(|error| {
-            tracing::info!(remote = %self.remote, error = %error, "a push did not pass inspection");
+            tracing::info!(remote = %self.remote, error = %chain(&error), "a push did not pass inspection");
             refused(error.for_session())
         })?;
         let push_options = spooled.claim.push_options.clone();
@@ -276,18 +286,12 @@ impl Push {
             NotSent::Refused("keyhatch: the audit log cannot be written".into())
         };
         self.front.broker.record(&session.id, "push-sending", fields.clone()).map_err(unrecorded)?;
-        let upstream =
-            Upstream::connect(&self.front.broker, session, &self.remote, &approved.terms().credential);
         let claim = &spooled.claim;
-        let body = spool_stream(&spooled.file).map_err(|error| {
-            tracing::error!(%error, "the spool cannot be read");
-            NotSent::Refused("keyhatch: the host's disk refuses".into())
-        })?;
-        let mut answer = match upstream.rpc(Service::ReceivePack, None, None, body).await {
-            Ok(answer) => Box::pin(answer),
+        let mut answer = match self.send(&approved, &spooled).await {
+            Ok(answer) => answer,
             Err(error) => {
-                tracing::info!(remote = %self.remote, error = %error, "an upstream did not take a push");
-                let reason = format!("keyhatch: {}", error.for_session());
+                tracing::info!(remote = %self.remote, error = %chain(&error), "an upstream did not take a push");
+                let reason = format!("keyhatch: {}", first_line(&error.for_session()));
                 fields.push(("outcome", json!("not-sent")));
                 fields.push(("error", error.to_string().into()));
                 self.record_after(fields);
@@ -320,6 +324,23 @@ impl Push {
             self.client.send(report::refusal(claim, |_| text.to_owned())).await;
         }
         Ok(())
+    }
+
+    /// One request upstream. A login that is refused was forgotten; the next one is tried once, with the same bytes.
+    async fn send(&self, approved: &Approved<Operation>, spooled: &Spooled) -> Result<Answer, UpstreamError> {
+        let front = &self.front;
+        let upstream =
+            Upstream::connect(&front.broker, &front.session, &self.remote, &approved.terms().credential);
+        let body = || {
+            spool_stream(&spooled.file)
+                .map_err(|source| UpstreamError::Host { what: "read the spool", source })
+        };
+        match upstream.rpc(Service::ReceivePack, None, None, body()?).await {
+            Err(UpstreamError::Refused { .. }) => {
+                upstream.rpc(Service::ReceivePack, None, None, body()?).await
+            }
+            answer => answer,
+        }
     }
 
     fn record_after(&self, fields: Vec<(&'static str, Value)>) {
@@ -391,6 +412,11 @@ fn waiting(id: &str, attached: Attached) -> Vec<String> {
         format!("keyhatch: {what} {id} (the user runs: keyhatch show {id}, then keyhatch approve {id})"),
         "keyhatch: if this is interrupted, run the same command again".to_owned(),
     ]
+}
+
+/// A report line is one line; what to do about it is in the broker's log and the documentation.
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }
 
 fn refused(why: Option<String>) -> String {

@@ -12,7 +12,7 @@ use axum::body::Body;
 use futures_util::StreamExt;
 use thiserror::Error;
 use tokio::fs::File;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, BufWriter};
 
 use crate::claim::{self, ClaimError, PushClaim};
 
@@ -20,6 +20,8 @@ use crate::claim::{self, ClaimError, PushClaim};
 const STALL: Duration = Duration::from_secs(120);
 /// How large the write buffer is: one system call a MiB.
 const BUFFER: usize = 1024 * 1024;
+/// How many times the limit is read and dropped, so that a client that sends too much hears why and not "disconnected".
+const PATIENT: u64 = 4;
 
 /// A push could not be taken in.
 #[derive(Debug, Error)]
@@ -59,8 +61,17 @@ pub enum Arrived {
     Probe,
     /// A push, whole.
     Push(Spooled),
-    /// A push that `early` refused: its bytes were read and dropped.
-    Refused(PushClaim),
+    /// A push that is not kept: its bytes were read and dropped, so that the client hears why.
+    Dropped(PushClaim, Dropped),
+}
+
+/// Why a push is not kept.
+#[derive(Debug)]
+pub enum Dropped {
+    /// `early` refused it.
+    Refused,
+    /// It is too large, or the disk is full.
+    Unkept(SpoolError),
 }
 
 /// Takes a push in. As soon as its commands are known, `early` may refuse it: then nothing more is kept.
@@ -73,41 +84,97 @@ pub async fn take_in(
     limit: u64,
     early: impl Fn(&PushClaim) -> bool,
 ) -> Result<Arrived, SpoolError> {
-    let file = nameless(directory).map_err(SpoolError::Disk)?;
-    let mut writer = tokio::io::BufWriter::with_capacity(BUFFER, File::from_std(file));
+    let mut taking = Taking { writer: None, head: Vec::new(), claim: None, bytes: 0, dropped: None };
     let mut stream = body.into_data_stream();
-    let (mut head, mut claim, mut bytes, mut refused) = (Vec::new(), None, 0u64, false);
     loop {
         let next = tokio::time::timeout(STALL, stream.next()).await.map_err(|_| SpoolError::Client)?;
         let Some(chunk) = next else { break };
         let chunk = chunk.map_err(|_| SpoolError::Client)?;
-        bytes += chunk.len() as u64;
-        if bytes > limit {
+        taking.bytes += chunk.len() as u64;
+        if taking.bytes > limit.saturating_mul(PATIENT) {
             return Err(SpoolError::TooLarge { limit });
         }
-        if claim.is_none() {
-            head.extend_from_slice(&chunk);
-            if head == b"0000" {
-                continue;
+        taking.take(&chunk, (directory, limit), &early).await?;
+    }
+    taking.finish().await
+}
+
+/// A push on its way in.
+struct Taking {
+    /// Made when the first bytes of a legal push are there.
+    writer: Option<BufWriter<File>>,
+    /// What came before the claim was whole.
+    head: Vec<u8>,
+    claim: Option<PushClaim>,
+    bytes: u64,
+    dropped: Option<Dropped>,
+}
+
+impl Taking {
+    async fn take(
+        &mut self,
+        chunk: &[u8],
+        (directory, limit): (&Path, u64),
+        early: &impl Fn(&PushClaim) -> bool,
+    ) -> Result<(), SpoolError> {
+        if self.dropped.is_some() {
+            return Ok(());
+        }
+        if self.claim.is_some() {
+            if self.bytes > limit {
+                self.dropped = Some(Dropped::Unkept(SpoolError::TooLarge { limit }));
+            } else {
+                self.keep(chunk, directory).await;
             }
-            claim = claim::parse(&head)?;
-            refused = claim.as_ref().is_some_and(&early);
-            if claim.is_some() && !refused {
-                writer.write_all(&head).await.map_err(SpoolError::Disk)?;
-                head = Vec::new();
+            return Ok(());
+        }
+        self.head.extend_from_slice(chunk);
+        // gitprotocol-http(5): a flush alone is git's question whether it may send.
+        if self.head == b"0000" {
+            return Ok(());
+        }
+        self.claim = claim::parse(&self.head)?;
+        if let Some(claim) = &self.claim {
+            if early(claim) {
+                self.dropped = Some(Dropped::Refused);
+            } else {
+                let head = std::mem::take(&mut self.head);
+                self.keep(&head, directory).await;
             }
-        } else if !refused {
-            writer.write_all(&chunk).await.map_err(SpoolError::Disk)?;
+        }
+        Ok(())
+    }
+
+    async fn keep(&mut self, bytes: &[u8], directory: &Path) {
+        if let Err(error) = self.write(bytes, directory).await {
+            self.dropped = Some(Dropped::Unkept(SpoolError::Disk(error)));
         }
     }
-    match claim {
-        None if head == b"0000" => Ok(Arrived::Probe),
-        None => Err(ClaimError::Truncated.into()),
-        Some(claim) if refused => Ok(Arrived::Refused(claim)),
-        Some(claim) => {
-            writer.flush().await.map_err(SpoolError::Disk)?;
-            let file = writer.into_inner().into_std().await;
-            Ok(Arrived::Push(Spooled { claim, file, bytes }))
+
+    async fn write(&mut self, bytes: &[u8], directory: &Path) -> io::Result<()> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(BufWriter::with_capacity(BUFFER, File::from_std(nameless(directory)?))),
+        };
+        writer.write_all(bytes).await
+    }
+
+    async fn finish(mut self) -> Result<Arrived, SpoolError> {
+        let flushed = match &mut self.writer {
+            Some(writer) => writer.flush().await,
+            None => Ok(()),
+        };
+        match (self.claim, self.dropped, self.writer) {
+            (None, ..) if self.head == b"0000" => Ok(Arrived::Probe),
+            (Some(claim), Some(dropped), _) => Ok(Arrived::Dropped(claim, dropped)),
+            (Some(claim), None, Some(writer)) => match flushed {
+                Ok(()) => {
+                    let file = writer.into_inner().into_std().await;
+                    Ok(Arrived::Push(Spooled { claim, file, bytes: self.bytes }))
+                }
+                Err(error) => Ok(Arrived::Dropped(claim, Dropped::Unkept(SpoolError::Disk(error)))),
+            },
+            _ => Err(ClaimError::Truncated.into()),
         }
     }
 }
@@ -135,7 +202,7 @@ mod tests {
     async fn a_probe_a_cut_push_and_a_large_one_are_told_apart() {
         assert!(matches!(take(b"0000", 100).await, Ok(Arrived::Probe)));
         assert!(matches!(take(b"00", 100).await, Err(SpoolError::Claim(ClaimError::Truncated))));
-        assert!(matches!(take(b"0000000000", 5).await, Err(SpoolError::TooLarge { limit: 5 })));
+        assert!(matches!(take(&[b'0'; 30], 5).await, Err(SpoolError::TooLarge { limit: 5 })));
         assert!(matches!(take(b"00000000", 100).await, Err(SpoolError::Claim(ClaimError::Empty))));
     }
 }

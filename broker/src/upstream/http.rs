@@ -303,15 +303,19 @@ fn failed(remote: &Remote, error: reqwest::Error) -> UpstreamError {
     let authority = remote.authority();
     // The URL holds no secret of ours, but a log line is clearer without it.
     let error = error.without_url();
-    let mut cause: Option<&dyn std::error::Error> = Some(&error);
-    while let Some(now) = cause {
-        let io = now.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let is_certificate =
-            now.downcast_ref::<rustls::Error>().or_else(|| io?.downcast_ref::<rustls::Error>());
-        if matches!(is_certificate, Some(rustls::Error::InvalidCertificate(_))) {
-            return UpstreamError::Certificate { authority, source: Box::new(error) };
-        }
-        cause = now.source();
+    if is_about_certificate(&error) {
+        return UpstreamError::Certificate { authority, source: Box::new(error) };
     }
     UpstreamError::Unreachable { authority, source: Box::new(error) }
+}
+
+/// Whether a certificate was refused, somewhere among the causes.
+fn is_about_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return matches!(tls, rustls::Error::InvalidCertificate(_));
+    }
+    // An io::Error names the cause of what it wraps as its own, and so hides what it wraps.
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    wrapped.is_some_and(|wrapped| is_about_certificate(wrapped))
+        || error.source().is_some_and(is_about_certificate)
 }
