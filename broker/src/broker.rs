@@ -7,11 +7,12 @@ use std::time::{Duration, SystemTime};
 use keyhatch_protocol::{RequestId, SessionId};
 use serde_json::{Map, Value};
 
-use crate::approval::Queue;
+use crate::approval::{Queue, seconds};
 use crate::audit::{AuditError, AuditLog};
 use crate::credential::HostGit;
 use crate::paths::Paths;
 use crate::session::Session;
+use crate::session::report::{Section, SessionReport};
 use crate::upstream::Clients;
 
 /// How long a request stays decidable after its client went away.
@@ -59,6 +60,9 @@ impl Broker {
         event: &str,
         fields: Vec<(&str, Value)>,
     ) -> Result<u64, AuditError> {
+        if let Some(session) = self.session(session) {
+            session.count(event);
+        }
         let mut map = Map::new();
         map.insert("session".into(), session.as_str().into());
         map.extend(fields.into_iter().map(|(key, value)| (key.to_owned(), value)));
@@ -83,15 +87,24 @@ impl Broker {
         self.lock_sessions().values().cloned().collect()
     }
 
-    /// Ends a session: its sockets, its requests, its grants.
-    pub fn end(&self, id: &SessionId) {
-        let Some(session) = self.lock_sessions().remove(id) else { return };
+    /// Ends a session: its sockets, its requests, its grants. Returns its report, which is kept; none where it ended
+    /// before. `more` is what the command that ran it knows.
+    pub fn end(&self, id: &SessionId, more: Vec<Section>) -> Option<SessionReport> {
+        let session = self.lock_sessions().remove(id)?;
         self.queue.forget(id);
         session.close();
-        let lasted = SystemTime::now().duration_since(session.opened).unwrap_or_default().as_secs();
+        let now = SystemTime::now();
+        let lasted = now.duration_since(session.opened).unwrap_or_default().as_secs();
         if let Err(error) = self.record(id, "session-closed", vec![("seconds", lasted.into())]) {
             tracing::error!(session = %id, %error, "a session's end could not be recorded");
         }
+        let mut report = SessionReport::of(&session);
+        report.closed = Some(seconds(now));
+        report.sections.extend(more);
+        if let Err(error) = report.keep(&self.paths.reports()) {
+            tracing::warn!(session = %id, %error, "a session's report is not kept");
+        }
+        Some(report)
     }
 
     /// A fresh session id.

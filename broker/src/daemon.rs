@@ -89,7 +89,7 @@ async fn serve(paths: Paths) -> Result<Ended, DaemonError> {
         _ = interrupt.recv() => {}
     }
     for session in broker.sessions() {
-        broker.end(&session.id);
+        broker.end(&session.id, Vec::new());
     }
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::warn!(%error, "cannot remove the control socket");

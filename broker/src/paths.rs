@@ -110,6 +110,12 @@ impl Paths {
         self.state.join("broker.log")
     }
 
+    /// What ended sessions did, a file each.
+    #[must_use]
+    pub fn reports(&self) -> PathBuf {
+        self.state.join("reports")
+    }
+
     /// Where pushes wait.
     #[must_use]
     pub fn spool(&self) -> PathBuf {

@@ -8,6 +8,7 @@ use keyhatch_protocol::UpdateKind;
 use keyhatch_protocol::text::{shown, shown_line};
 
 use crate::control::{RequestView, ShownRequest};
+use crate::session::report::SessionReport;
 
 /// Refs, commits, files and risks that a rendering lists; the counts are always whole.
 const LISTED: usize = 20;
@@ -95,6 +96,25 @@ fn more(say: &mut impl FnMut(String), count: u64, listed: usize, what: &str) {
     if left > 0 {
         say(format!("              … and {left} more {what}"));
     }
+}
+
+/// A session's report: who it was, then a line or more a section.
+#[must_use]
+pub fn report(report: &SessionReport) -> String {
+    let state = if report.closed.is_some() { "ended" } else { "open" };
+    let mut text = format!(
+        "session {} ({state}), policy {}, {}\n",
+        report.session,
+        shown(&report.policy),
+        report.project.display()
+    );
+    for section in &report.sections {
+        for line in &section.lines {
+            // Writing to a String cannot fail.
+            let _infallible = writeln!(text, "  {}: {line}", section.name);
+        }
+    }
+    text
 }
 
 /// The diff, every line escaped.

@@ -33,6 +33,23 @@ fn an_approved_push_reaches_an_ssh_upstream_and_is_recorded_before_and_after() {
     };
     assert!(at("session-opened") < at("push-sending") && at("push-sending") < at("push-sent"));
     world.keyhatch(&["audit", "verify"]).ok();
+    assert!(pushed.stderr.contains("keyhatch:   git: pushes sent upstream: 1"), "{pushed:?}");
+    let session = request["session"].as_str().expect("a session");
+    let shown = world.keyhatch(&["session", "show", session, "--json"]).ok();
+    let report: serde_json::Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    assert_eq!(report["sections"][0]["data"]["push-sent"], 1, "{report}");
+    world.keyhatch(&["broker", "--stop"]).ok();
+    assert_eq!(world.keyhatch(&["session", "show", session, "--json"]).ok().stdout, shown.stdout);
+}
+
+#[test]
+fn a_session_that_nothing_passed_through_ends_without_a_word() {
+    let (world, _server) = ssh_world();
+    let project = world.project("p", "https://h.example/p.git");
+    let ran = world.run(&project, "default", "true").ok();
+    assert_eq!(ran.all(), "", "as without keyhatch");
+    let unknown = world.keyhatch(&["session", "show", "00000000"]).fails();
+    assert!(unknown.stderr.contains("no report of session 00000000 is kept"), "{unknown:?}");
 }
 
 #[test]

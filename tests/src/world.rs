@@ -13,6 +13,8 @@ use crate::User;
 
 /// How long a test waits for anything before it fails; far above what a slow machine needs.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// When the harness commits.
+const DATE: &str = "1699999999 +0000";
 const PROGRAMS: [&str; 3] = ["keyhatch", "keyhatch-run", "keyhatch-helper"];
 
 /// A user with a home, a broker and our programs.
@@ -270,7 +272,11 @@ impl World {
         fs::write(&path, content).expect("a file can be written");
         self.user.owns(&path);
         self.git(project, &["add", file]).ok();
-        self.git(project, &["commit", "--quiet", "-m", &format!("Add {file}")]).ok();
+        // At a fixed second: the same content is the same commit, also in a twin.
+        let mut commit = self.command("git");
+        commit.current_dir(project).args(["commit", "--quiet", "-m", &format!("Add {file}")]);
+        commit.env("GIT_AUTHOR_DATE", DATE).env("GIT_COMMITTER_DATE", DATE);
+        Finished::from(commit.output().expect("git runs")).ok();
     }
 
     /// Makes an empty upstream repository under `srv` and returns its path.
@@ -403,7 +409,6 @@ impl Drop for World {
     fn drop(&mut self) {
         for pid in self.processes("keyhatch broker") {
             if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                // It may have gone meanwhile.
                 // It may have gone meanwhile.
                 rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
             }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use keyhatch_protocol::RequestId;
+use keyhatch_protocol::{RequestId, SessionId};
 
 /// A hatch in the wall between an agent and your keys.
 ///
@@ -37,7 +37,7 @@ pub(crate) enum Command {
     /// What happened.
     #[command(subcommand)]
     Audit(Audit),
-    /// Open sessions.
+    /// Open sessions, and what ended ones did.
     #[command(subcommand)]
     Session(Session),
     /// Run the daemon in the foreground.
@@ -182,6 +182,15 @@ pub(crate) enum Audit {
     Path,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShowSession {
+    /// The session's id.
+    pub(crate) id: SessionId,
+    /// Print one object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Session {
     /// List the open sessions.
@@ -190,4 +199,6 @@ pub(crate) enum Session {
         #[arg(long)]
         json: bool,
     },
+    /// Show what a session did, or has done so far.
+    Show(ShowSession),
 }

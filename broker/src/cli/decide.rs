@@ -1,9 +1,9 @@
-//! Deciding from another terminal: `pending`, `show`, `approve`, `deny`, and the list of sessions.
+//! Deciding from another terminal: `pending`, `show`, `approve`, `deny`.
 
 use std::io::{IsTerminal, Write};
 use std::process::{Command, ExitCode, Stdio};
 
-use super::args::{Approve, Deny, Pending, Session, Show};
+use super::args::{Approve, Deny, Pending, Show};
 use super::{Failure, paths, print, print_json};
 use crate::approval::Scope;
 use crate::control::client::{Client, ClientError};
@@ -89,27 +89,6 @@ pub(super) fn deny(args: &Deny) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn sessions(args: &Session) -> Result<ExitCode, Failure> {
-    let Session::List { json } = args;
-    let sessions = match Client::connect(&paths()?) {
-        Err(ClientError::NotRunning(_)) => Vec::new(),
-        client => match client?.ask(Request::Sessions)? {
-            Reply::Sessions { sessions } => sessions,
-            other => return Err(unexpected(&other)),
-        },
-    };
-    if *json {
-        print_json(&sessions)?;
-    } else if sessions.is_empty() {
-        print("no session is open\n")?;
-    } else {
-        for session in sessions {
-            print(&format!("{}  {}  {}\n", session.id, session.policy, session.project.display()))?;
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
 fn decided(reply: Reply) -> Result<RequestView, Failure> {
     match reply {
         Reply::Decided { request } => Ok(*request),
@@ -117,7 +96,7 @@ fn decided(reply: Reply) -> Result<RequestView, Failure> {
     }
 }
 
-fn unexpected(reply: &Reply) -> Failure {
+pub(super) fn unexpected(reply: &Reply) -> Failure {
     tracing::debug!(?reply, "unexpected");
     Failure::unavailable("the broker answered something else", "stop the old broker, then try again")
 }

@@ -7,6 +7,7 @@ mod policy;
 mod prompt;
 mod run;
 mod sandbox;
+mod session;
 mod stdio;
 
 use std::ffi::OsString;
@@ -111,7 +112,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Deny(deny) => decide::deny(&deny),
         Command::Policy(policy) => policy::policy(policy),
         Command::Audit(audit) => audit::audit(&audit),
-        Command::Session(session) => decide::sessions(&session),
+        Command::Session(args) => session::session(&args),
         Command::Broker { stop: true, .. } => stop(),
         Command::Broker { detached, stop: false } => broker(detached),
         Command::Demo { yes } => match demo::play(yes) {

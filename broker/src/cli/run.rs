@@ -21,7 +21,8 @@ use super::{Failure, paths, policy, prompt, sandbox};
 use crate::control::client::Client;
 use crate::control::{OpenedSession, Reply, Request};
 use crate::paths::Paths;
-use crate::sys;
+use crate::session::report::Section;
+use crate::{surface, sys};
 
 pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
     let cwd = std::env::current_dir().map_err(|e| Failure::internal("the current directory", &e))?;
@@ -43,9 +44,25 @@ pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::internal("the runtime", &e))?;
     let status = runtime.block_on(confined(&paths, &opened, (inside, command)));
-    // The session ends with this connection, after the command and everything it started.
+    // The session ends with the connection that opened it at the latest, however this process dies.
+    conclude(&paths, &opened.session, Vec::new());
     drop(session);
     status
+}
+
+/// Ends the session and says what it did, where there is something to say.
+fn conclude(paths: &Paths, session: &SessionId, sections: Vec<Section>) {
+    let request = Request::CloseSession { session: session.clone(), sections };
+    match Client::connect(paths).and_then(|mut client| client.ask(request)) {
+        Ok(Reply::Report(report)) if report.sections.is_empty() => {}
+        Ok(Reply::Report(report)) => {
+            for line in surface::report(&report).lines() {
+                eprintln!("keyhatch: {line}");
+            }
+        }
+        // A broker that died has said so in its log, and the next one says what is unknown.
+        other => tracing::debug!(?other, "no report"),
+    }
 }
 
 /// The directory that the agent may write: fixed by the user before anything of the agent's runs.

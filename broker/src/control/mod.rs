@@ -14,6 +14,7 @@ use keyhatch_protocol::{ChangedFile, CommitFact, RequestId, Risk, SessionId, Upd
 use serde::{Deserialize, Serialize};
 
 use crate::approval::{Asked, Scope, seconds};
+use crate::session::report::{Section, SessionReport};
 
 /// The version that both ends must speak: they are two runs of one program, but an old broker may still be up.
 pub const VERSION: u32 = 1;
@@ -48,6 +49,18 @@ pub enum Request {
     /// Hands over the session's loopback listener: a descriptor follows with one byte.
     AttachListener {
         /// Whose.
+        session: SessionId,
+    },
+    /// Ends a session and asks for its report; the connection that opened it is told nothing more.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+        /// What the command that ran it knows.
+        sections: Vec<Section>,
+    },
+    /// Shows what a session did, or has done so far.
+    ShowSession {
+        /// Which.
         session: SessionId,
     },
     /// Lists what waits for a decision.
@@ -102,6 +115,8 @@ pub enum Reply {
     Opened(Box<OpenedSession>),
     /// The listener is served.
     Attached,
+    /// What a session did.
+    Report(Box<SessionReport>),
     /// What waits.
     Pending {
         /// Oldest first.

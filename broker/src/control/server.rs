@@ -22,6 +22,7 @@ use crate::broker::Broker;
 use crate::cause::chain;
 use crate::front;
 use crate::session;
+use crate::session::report::SessionReport;
 use crate::sys;
 
 /// How long a client may take to say what it wants.
@@ -84,6 +85,11 @@ async fn answer(stream: &mut UnixStream, broker: &Arc<Broker>, request: Request)
         Request::OpenSession { project, policy_origin, policy } => {
             return open_session(stream, broker, (project, policy_origin, policy)).await;
         }
+        Request::CloseSession { session, sections } => match broker.end(&session, sections) {
+            Some(report) => Reply::Report(Box::new(report)),
+            None => failed("no such session is open", "keyhatch session list names the open ones"),
+        },
+        Request::ShowSession { session } => show_session(broker, &session),
         Request::AttachListener { session } => attach(stream, broker, &session).await,
         Request::Pending { wait } => pending(stream, broker, wait).await?,
         Request::Show { id } => {
@@ -153,7 +159,7 @@ async fn open_session(
     let session = Arc::new(session);
     broker.add(session.clone());
     if let Err(error) = front::listen_on_socket(broker, &session) {
-        broker.end(&id);
+        broker.end(&id, Vec::new());
         return Some(failed(&chain(&error), "check that the runtime directory's path is short"));
     }
     if write(stream, &Reply::Opened(Box::new(opened))).await.is_ok() {
@@ -161,8 +167,16 @@ async fn open_session(
         let mut rest = [0; 64];
         while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
     }
-    broker.end(&id);
+    broker.end(&id, Vec::new());
     None
+}
+
+fn show_session(broker: &Broker, id: &SessionId) -> Reply {
+    let open = broker.session(id).map(|session| SessionReport::of(&session));
+    match open.map_or_else(|| SessionReport::read(&broker.paths.reports(), id), Ok) {
+        Ok(report) => Reply::Report(Box::new(report)),
+        Err(error) => failed(&chain(&error), "keyhatch audit log has what older sessions did"),
+    }
 }
 
 async fn attach(stream: &mut UnixStream, broker: &Arc<Broker>, id: &SessionId) -> Reply {

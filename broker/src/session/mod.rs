@@ -2,8 +2,9 @@
 
 mod git_config;
 mod project;
+pub mod report;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -66,6 +67,7 @@ pub struct Session {
     files: PathBuf,
     fetches: Mutex<HashMap<Remote, Admitted>>,
     tips: Mutex<HashMap<Remote, Vec<ObjectId>>>,
+    counts: Mutex<BTreeMap<String, u64>>,
 }
 
 /// A fetch that was judged: one clone is several requests.
@@ -118,6 +120,18 @@ impl Session {
     pub fn tips(&self, remote: &Remote) -> Vec<ObjectId> {
         let tips = self.tips.lock().unwrap_or_else(PoisonError::into_inner);
         tips.get(remote).cloned().unwrap_or_default()
+    }
+
+    /// Counts an event of the audit log, for the report.
+    pub fn count(&self, event: &str) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(event.to_owned()).or_default() += 1;
+    }
+
+    /// How often each event of the audit log happened.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until it ends.
@@ -178,6 +192,7 @@ pub async fn open(
         files,
         fetches: Mutex::default(),
         tips: Mutex::default(),
+        counts: Mutex::default(),
     };
     Ok((session, furniture))
 }

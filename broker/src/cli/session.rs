@@ -1,0 +1,60 @@
+//! `keyhatch session`: the open sessions, and what a session did.
+
+use std::process::ExitCode;
+
+use super::args::{Session, ShowSession};
+use super::decide::unexpected;
+use super::{Failure, paths, print, print_json};
+use crate::control::client::{Client, ClientError};
+use crate::control::{Reply, Request};
+use crate::session::report::SessionReport;
+use crate::surface;
+
+pub(super) fn session(args: &Session) -> Result<ExitCode, Failure> {
+    match args {
+        Session::List { json } => list(*json),
+        Session::Show(args) => show(args),
+    }
+}
+
+fn list(json: bool) -> Result<ExitCode, Failure> {
+    let sessions = match Client::connect(&paths()?) {
+        Err(ClientError::NotRunning(_)) => Vec::new(),
+        client => match client?.ask(Request::Sessions)? {
+            Reply::Sessions { sessions } => sessions,
+            other => return Err(unexpected(&other)),
+        },
+    };
+    if json {
+        print_json(&sessions)?;
+    } else if sessions.is_empty() {
+        print("no session is open\n")?;
+    } else {
+        for session in sessions {
+            print(&format!("{}  {}  {}\n", session.id, session.policy, session.project.display()))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(args: &ShowSession) -> Result<ExitCode, Failure> {
+    let paths = paths()?;
+    let report = match Client::connect(&paths) {
+        // An ended session's report is a file of the user's: no broker is needed to read it.
+        Err(ClientError::NotRunning(_)) => {
+            SessionReport::read(&paths.reports(), &args.id).map_err(|error| {
+                Failure::invalid(error.to_string(), "keyhatch audit log has what older sessions did")
+            })?
+        }
+        client => match client?.ask(Request::ShowSession { session: args.id.clone() })? {
+            Reply::Report(report) => *report,
+            other => return Err(unexpected(&other)),
+        },
+    };
+    if args.json {
+        print_json(&report)?;
+    } else {
+        print(&surface::report(&report))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
