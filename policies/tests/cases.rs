@@ -1,0 +1,121 @@
+//! The shipped policies, case by case: `policies/cases/NAME.toml` says how each judges an operation, and by which rule.
+
+use std::fs;
+use std::path::PathBuf;
+
+use keyhatch_policies::{
+    FetchOperation, Judgement, Operation, Policy, Project, PushOperation, judge, shipped_names,
+};
+use keyhatch_protocol::{
+    Facts, ObjectFormat, ObjectId, RefName, Remote, Risk, RiskKind, UpdateFact, UpdateKind,
+};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cases {
+    policy: String,
+    /// The remotes of the project that the session works on.
+    #[serde(default)]
+    remotes: Vec<String>,
+    #[serde(rename = "case")]
+    cases: Vec<Case>,
+}
+
+/// One operation and what becomes of it. `rule` is absent where no rule speaks of it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    about: String,
+    fetch: Option<String>,
+    push: Option<String>,
+    #[serde(rename = "ref")]
+    ref_name: Option<String>,
+    update: Option<UpdateKind>,
+    #[serde(default)]
+    risks: Vec<RiskKind>,
+    judgement: String,
+    rule: Option<String>,
+    #[serde(default)]
+    once: bool,
+}
+
+#[test]
+fn every_shipped_policy_judges_as_its_cases_say() {
+    for name in shipped_names() {
+        let cases = read(name);
+        assert_eq!(cases.policy, name);
+        assert!(!cases.cases.is_empty(), "{name} has no case");
+        let policy = Policy::shipped(name).expect("it parses");
+        let remotes = cases.remotes.iter().map(|url| remote(url)).collect();
+        let project = Project { remotes, submodules: Vec::new() };
+        for case in &cases.cases {
+            let judged = judge(&policy, &project, &operation(case));
+            let said = match &judged {
+                Judgement::Allow(terms) => ("allow", Some(terms.rule.clone()), terms.once_only),
+                Judgement::Ask(terms) => ("ask", Some(terms.rule.clone()), terms.once_only),
+                Judgement::Deny(reason) => ("deny", reason.rule.clone(), false),
+            };
+            let expected = (case.judgement.as_str(), case.rule.clone(), case.once);
+            assert_eq!(said, expected, "{name}: {}", case.about);
+        }
+    }
+}
+
+#[test]
+fn every_file_of_cases_belongs_to_a_shipped_policy() {
+    for entry in fs::read_dir(directory()).expect("the cases are there") {
+        let file = entry.expect("an entry").file_name().into_string().expect("a plain name");
+        let name = file.strip_suffix(".toml").expect("cases are TOML");
+        assert!(shipped_names().contains(&name), "{file}");
+    }
+}
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("cases")
+}
+
+fn read(name: &str) -> Cases {
+    let text = fs::read_to_string(directory().join(format!("{name}.toml")));
+    let text = text.unwrap_or_else(|error| panic!("the shipped policy {name} has no cases: {error}"));
+    toml::from_str(&text).unwrap_or_else(|error| panic!("the cases of {name}: {error}"))
+}
+
+fn remote(url: &str) -> Remote {
+    Remote::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
+}
+
+fn operation(case: &Case) -> Operation {
+    match (&case.fetch, &case.push) {
+        (Some(url), None) => Operation::Fetch(FetchOperation { remote: remote(url) }),
+        (None, Some(url)) => {
+            let (Some(ref_name), Some(kind)) = (&case.ref_name, case.update) else {
+                panic!("{}: a push has a ref and an update", case.about)
+            };
+            let facts = facts(ref_name, kind, &case.risks);
+            Operation::Push(PushOperation { remote: remote(url), facts, push_options: Vec::new() })
+        }
+        _ => panic!("{}: a case has either `fetch` or `push`", case.about),
+    }
+}
+
+/// The facts of a push of one commit; object names play no part in a judgement.
+fn facts(ref_name: &str, kind: UpdateKind, risks: &[RiskKind]) -> Facts {
+    let zero = ObjectId::zero(ObjectFormat::Sha1);
+    let ref_name = RefName::parse(ref_name.as_bytes()).expect("a ref name");
+    Facts {
+        object_format: ObjectFormat::Sha1,
+        updates: vec![UpdateFact { ref_name, kind, old: zero.clone(), new: zero }],
+        commit_count: 1,
+        commits: Vec::new(),
+        file_count: 1,
+        files: Vec::new(),
+        added: 1,
+        removed: 0,
+        object_count: 3,
+        pack_bytes: 300,
+        risks: risks.iter().map(|kind| Risk { kind: *kind, detail: String::new() }).collect(),
+        diff: String::new(),
+        diff_cut: false,
+    }
+}
