@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use crate::judge::{judge, push_rules};
 use crate::pattern::{HostPattern, REMOTES, RemotePattern, Where};
-use crate::{CredentialChoice, Judgement, Operation, Policy, Project, Rule, RuleDecision, Service};
+use crate::{
+    CredentialChoice, HomeChoice, Judgement, Operation, Policy, Project, ProjectAccess, Rule, RuleDecision,
+    Service,
+};
 
 /// Describes a policy, a rule a paragraph.
 #[must_use]
@@ -26,6 +29,7 @@ pub fn describe(policy: &Policy) -> String {
             &format!("    {} of {refs}{once}\n", updates.join(", ")),
         ));
     }
+    text.push_str(&inside(policy));
     let minutes = policy.approval_timeout.as_secs() / 60;
     let mib = policy.limits.pack_bytes >> 20;
     // Writing to a String cannot fail.
@@ -34,6 +38,34 @@ pub fn describe(policy: &Policy) -> String {
         "\nno answer in {minutes} min is a no; a push has at most {mib} MiB and {} objects\nwhat no rule names is denied",
         policy.limits.objects
     );
+    text
+}
+
+/// What the agent finds inside, and what it may use up.
+fn inside(policy: &Policy) -> String {
+    let sandbox = &policy.sandbox;
+    let list = |names: Vec<&str>| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+    let project = match sandbox.project {
+        ProjectAccess::Write => "the project, to write",
+        ProjectAccess::Read => "the project, to read",
+        ProjectAccess::None => "no project",
+    };
+    let home = match sandbox.home {
+        HomeChoice::Empty => "an empty home",
+        HomeChoice::Persistent => "a home that this policy keeps",
+    };
+    let tools = list(sandbox.tools.iter().map(String::as_str).collect());
+    let limits: Vec<String> =
+        policy.session_limits.lines().iter().map(|(word, value)| format!("{word} {value}")).collect();
+    let mut text = format!(
+        "\ninside: {project}; {home}\n    of your home: {tools}\n    hidden in the project: {}\n    limits: {}\n",
+        list(sandbox.hide.patterns().collect()),
+        limits.join(", ")
+    );
+    if !sandbox.require.is_empty() {
+        let words: Vec<String> = sandbox.require.iter().map(|requirement| requirement.word()).collect();
+        text.push_str(&format!("    does not start without: {}\n", words.join(", ")));
+    }
     text
 }
 

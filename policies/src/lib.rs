@@ -6,10 +6,12 @@
 
 mod explain;
 mod judge;
+mod limits;
 mod parse;
 mod pattern;
 mod place;
 pub mod rules;
+mod sandbox;
 mod units;
 
 use std::time::Duration;
@@ -18,7 +20,9 @@ use keyhatch_protocol::{Facts, Remote, UpdateKind};
 
 pub use explain::{describe, explain};
 pub use judge::{brokered, judge, judge_ref, judge_remote};
+pub use limits::{Bytes, SessionLimits, Span};
 pub use place::PolicyError;
+pub use sandbox::{HidePatterns, HomeChoice, ProjectAccess, Requirement, SandboxPolicy};
 
 use pattern::{RefPattern, Where};
 
@@ -32,6 +36,8 @@ pub struct Policy {
     push: Vec<PushRule>,
     approval_timeout: Duration,
     limits: PushLimits,
+    session_limits: SessionLimits,
+    sandbox: SandboxPolicy,
 }
 
 /// What a push may weigh.
@@ -220,5 +226,17 @@ impl Policy {
     #[must_use]
     pub const fn limits(&self) -> PushLimits {
         self.limits
+    }
+
+    /// What a session may use up.
+    #[must_use]
+    pub const fn session_limits(&self) -> &SessionLimits {
+        &self.session_limits
+    }
+
+    /// What the agent finds inside.
+    #[must_use]
+    pub const fn sandbox(&self) -> &SandboxPolicy {
+        &self.sandbox
     }
 }

@@ -7,16 +7,16 @@ use keyhatch_protocol::UpdateKind;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::limits::LimitsToml;
 use crate::pattern::{HostPattern, RefPattern, RemotePattern, Where};
 use crate::place::PolicyError;
-use crate::{CredentialChoice, Policy, PushLimits, PushRule, Rule, RuleDecision, units};
+use crate::sandbox::SandboxToml;
+use crate::{CredentialChoice, Policy, PushRule, Rule, RuleDecision, limits, sandbox, units};
 
 /// How long a person may take, unless the policy says otherwise.
 const APPROVAL_TIMEOUT: Duration = Duration::from_secs(600);
 /// The longest that a policy may make an approval wait.
 const MAX_APPROVAL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
-/// What a push may weigh, unless the policy says otherwise: GitHub's own limit is 2 GiB.
-const LIMITS: PushLimits = PushLimits { pack_bytes: 2 << 30, objects: 2_000_000 };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +29,7 @@ struct PolicyToml {
     push: Vec<PushToml>,
     approval: Option<ApprovalToml>,
     limits: Option<LimitsToml>,
+    sandbox: Option<SandboxToml>,
 }
 
 #[derive(Deserialize)]
@@ -92,21 +93,14 @@ struct ApprovalToml {
     timeout: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LimitsToml {
-    pack: Option<Spanned<String>>,
-    objects: Option<Spanned<u64>>,
-}
-
 /// The text being parsed, for messages.
-struct Text<'t> {
+pub(crate) struct Text<'t> {
     text: &'t str,
     origin: &'t str,
 }
 
 impl Text<'_> {
-    fn wrong(&self, span: Range<usize>, what: &str, help: &str) -> PolicyError {
+    pub(crate) fn wrong(&self, span: Range<usize>, what: &str, help: &str) -> PolicyError {
         PolicyError::at(self.text, self.origin, span, what, Some(help))
     }
 
@@ -118,6 +112,19 @@ impl Text<'_> {
             return Err(self.wrong(value.span(), &format!("{what} is empty, too long or not plain"), help));
         }
         Ok(text.to_owned())
+    }
+
+    /// A value that a process gets: one line without control characters.
+    pub(crate) fn value(&self, value: &Spanned<String>) -> Result<String, PolicyError> {
+        let text = value.get_ref();
+        if text.len() > 4096 || text.chars().any(char::is_control) {
+            return Err(self.wrong(
+                value.span(),
+                "this value is too long or holds control characters",
+                "one line",
+            ));
+        }
+        Ok(text.clone())
     }
 
     fn patterns<T>(
@@ -223,18 +230,6 @@ impl Text<'_> {
             },
         )
     }
-
-    fn limits(&self, limits: Option<&LimitsToml>) -> Result<PushLimits, PolicyError> {
-        let Some(LimitsToml { pack, objects }) = limits else { return Ok(LIMITS) };
-        let pack_bytes = match pack {
-            None => LIMITS.pack_bytes,
-            Some(pack) => units::size(pack.get_ref()).ok_or_else(|| {
-                self.wrong(pack.span(), "this is not a size", "pack = \"2GiB\"; units are KiB, MiB and GiB")
-            })?,
-        };
-        let objects = objects.as_ref().map_or(LIMITS.objects, |objects| *objects.get_ref());
-        Ok(PushLimits { pack_bytes, objects })
-    }
 }
 
 /// Parses a policy.
@@ -244,13 +239,16 @@ pub(crate) fn parse(text: &str, origin: &str) -> Result<Policy, PolicyError> {
         let span = error.span().unwrap_or(0..text.len().min(1));
         PolicyError::at(text, origin, span, error.message(), None)
     })?;
+    let (push_limits, session_limits) = limits::parse(&place, toml.limits)?;
     let policy = Policy {
         name: place.present(&toml.name, "the policy's name")?,
         description: place.present(&toml.description, "the policy's description")?,
         text: text.to_owned(),
         fetch: toml.fetch.iter().map(|rule| place.rule(rule)).collect::<Result<_, _>>()?,
         approval_timeout: place.approval_timeout(toml.approval.as_ref())?,
-        limits: place.limits(toml.limits.as_ref())?,
+        limits: push_limits,
+        session_limits,
+        sandbox: sandbox::parse(&place, toml.sandbox)?,
         push: toml.push.into_iter().map(|rule| place.push(rule)).collect::<Result<_, _>>()?,
     };
     Ok(policy)

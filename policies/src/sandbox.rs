@@ -1,0 +1,383 @@
+//! `[sandbox]`: what the agent finds inside. Home, project, tools of the user's, hidden files, environment, and what
+//! the sandbox must be able to promise.
+
+use std::collections::BTreeMap;
+
+use globset::{GlobBuilder, GlobMatcher};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::parse::Text;
+use crate::place::PolicyError;
+
+/// Project files that are hidden unless the policy says otherwise: settings with secrets in them, and keys.
+const HIDDEN: &[&str] = &[
+    ".env",
+    ".env.*",
+    ".envrc.local",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "*.pfx",
+    "*.jks",
+    "*.keystore",
+    "*.ppk",
+    "*.kdbx",
+    "id_rsa",
+    "id_dsa",
+    "id_ecdsa",
+    "id_ed25519",
+    ".netrc",
+    ".pypirc",
+    ".git-credentials",
+];
+/// What those patterns would hide, and everybody commits.
+const SHOWN: &[&str] = &[".env.example", ".env.sample", ".env.template", ".env.dist", "*.pub.pem"];
+/// Where secrets live: no tool is there, and naming one of them here is a mistake.
+const SECRET_PLACES: &[&str] = &[
+    ".ssh",
+    ".gnupg",
+    ".aws",
+    ".azure",
+    ".kube",
+    ".docker",
+    ".netrc",
+    ".git-credentials",
+    ".password-store",
+    ".mozilla",
+    ".config/gh",
+    ".config/gcloud",
+    ".config/keyhatch",
+    ".local/share/keyrings",
+    ".local/state/keyhatch",
+];
+/// Parents of many tools and of many secrets: one of their directories can be named, never they themselves.
+const MIXED_PLACES: &[&str] = &[".config", ".local", ".local/share", ".local/state", ".cache", "Library"];
+/// Variables that are ours to set: a policy that set them would break the sandbox, or open it.
+const OWN_VARIABLES: &[&str] =
+    &["HOME", "USER", "LOGNAME", "PATH", "SHELL", "TMPDIR", "GIT_CONFIG_SYSTEM", "KEYHATCH_SESSION"];
+
+/// What the agent finds inside.
+#[derive(Debug, Clone)]
+pub struct SandboxPolicy {
+    /// Its home.
+    pub home: HomeChoice,
+    /// The project.
+    pub project: ProjectAccess,
+    /// Directories of the user's home that are shown read-only, relative to it.
+    pub tools: Vec<String>,
+    /// Project files that are shown empty.
+    pub hide: HidePatterns,
+    /// What the sandbox must be able to promise; without it nothing starts.
+    pub require: Vec<Requirement>,
+    /// Variables that are set.
+    pub env: BTreeMap<String, String>,
+    /// Variables of the user's that are kept.
+    pub keep: Vec<String>,
+}
+
+/// What the home directory inside is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HomeChoice {
+    /// Empty, in memory, gone at the end.
+    Empty,
+    /// A directory of this policy's own, which no session of another policy sees.
+    Persistent,
+}
+
+/// What a session may do with the project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProjectAccess {
+    /// Read and write.
+    Write,
+    /// Read.
+    Read,
+    /// There is none.
+    None,
+}
+
+/// What a policy can demand of the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requirement {
+    /// Memory, processes and processor are limited by a cgroup.
+    Cgroup,
+    /// Namespaces of its own: tier A.
+    TierA,
+    /// Landlock with this ABI or a newer one.
+    Landlock(u8),
+}
+
+/// Which names are hidden.
+#[derive(Debug, Clone)]
+pub struct HidePatterns {
+    hide: Vec<NamePattern>,
+    show: Vec<NamePattern>,
+}
+
+/// A pattern for a file's name, or with a slash for its path in the project.
+#[derive(Debug, Clone)]
+struct NamePattern {
+    text: String,
+    matcher: GlobMatcher,
+}
+
+impl HidePatterns {
+    /// Whether a file of the project is hidden: its path from the project's top.
+    #[must_use]
+    pub fn hides(&self, path: &str) -> bool {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let any = |patterns: &[NamePattern]| {
+            patterns.iter().any(|pattern| {
+                let subject = if pattern.text.contains('/') { path } else { name };
+                pattern.matcher.is_match(subject)
+            })
+        };
+        any(&self.hide) && !any(&self.show)
+    }
+
+    /// The patterns of what is hidden, as the policy writes them.
+    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.hide.iter().map(|pattern| pattern.text.as_str())
+    }
+
+    /// Whether nothing is hidden.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.hide.is_empty()
+    }
+}
+
+impl Requirement {
+    fn parse(word: &str) -> Option<Self> {
+        match word {
+            "cgroup" => Some(Self::Cgroup),
+            "tier-a" => Some(Self::TierA),
+            _ => {
+                let abi = word.strip_prefix("landlock-")?.parse().ok()?;
+                (1..=64).contains(&abi).then_some(Self::Landlock(abi))
+            }
+        }
+    }
+
+    /// The word that policies use.
+    #[must_use]
+    pub fn word(self) -> String {
+        match self {
+            Self::Cgroup => "cgroup".into(),
+            Self::TierA => "tier-a".into(),
+            Self::Landlock(abi) => format!("landlock-{abi}"),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SandboxToml {
+    home: Option<HomeToml>,
+    project: Option<ProjectToml>,
+    tools: Vec<Spanned<String>>,
+    hide: Option<Vec<Spanned<String>>>,
+    show: Option<Vec<Spanned<String>>>,
+    require: Vec<Spanned<String>>,
+    env: BTreeMap<Spanned<String>, Spanned<String>>,
+    keep: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum HomeToml {
+    Empty,
+    Persistent,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ProjectToml {
+    Write,
+    Read,
+    None,
+}
+
+/// Reads `[sandbox]`.
+pub(crate) fn parse(text: &Text<'_>, given: Option<SandboxToml>) -> Result<SandboxPolicy, PolicyError> {
+    let SandboxToml { home, project, tools, hide, show, require, env, keep } = given.unwrap_or_default();
+    Ok(SandboxPolicy {
+        home: match home {
+            Some(HomeToml::Persistent) => HomeChoice::Persistent,
+            Some(HomeToml::Empty) | None => HomeChoice::Empty,
+        },
+        project: match project {
+            Some(ProjectToml::Write) | None => ProjectAccess::Write,
+            Some(ProjectToml::Read) => ProjectAccess::Read,
+            Some(ProjectToml::None) => ProjectAccess::None,
+        },
+        tools: tools.iter().map(|tool| place_in_home(text, tool)).collect::<Result<_, _>>()?,
+        hide: HidePatterns {
+            hide: patterns(text, hide.as_deref(), HIDDEN)?,
+            show: patterns(text, show.as_deref(), SHOWN)?,
+        },
+        require: require
+            .iter()
+            .map(|word| {
+                Requirement::parse(word.get_ref()).ok_or_else(|| {
+                    let help = "require = [\"cgroup\", \"tier-a\", \"landlock-6\"]";
+                    text.wrong(word.span(), "no sandbox promises this", help)
+                })
+            })
+            .collect::<Result<_, _>>()?,
+        env: env
+            .iter()
+            .map(|(name, value)| Ok((variable(text, name)?, text.value(value)?)))
+            .collect::<Result<_, PolicyError>>()?,
+        keep: keep.iter().map(|name| variable(text, name)).collect::<Result<_, _>>()?,
+    })
+}
+
+/// A directory or file below the user's home.
+fn place_in_home(text: &Text<'_>, given: &Spanned<String>) -> Result<String, PolicyError> {
+    let help = "tools = [\"~/.cargo/bin\", \"~/.rustup\"]: each is one directory below your home";
+    let wrong = |what: &str| text.wrong(given.span(), what, help);
+    let path =
+        given.get_ref().strip_prefix("~/").ok_or_else(|| wrong("a tool's directory starts with ~/"))?;
+    let plain = |part: &str| {
+        !matches!(part, "" | "." | "..")
+            && !part.contains(|c: char| c.is_control() || matches!(c, '*' | '?' | '\\' | ':'))
+    };
+    if !path.split('/').all(plain) {
+        return Err(wrong("this is not a plain path"));
+    }
+    // Case and all: some homes are on file systems that ignore it.
+    let lower = path.to_ascii_lowercase();
+    let within = |place: &&&str| {
+        lower
+            .strip_prefix(place.to_ascii_lowercase().as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    if SECRET_PLACES.iter().any(|place| within(&place)) {
+        return Err(wrong("secrets live there: no session sees them"));
+    }
+    if MIXED_PLACES.iter().any(|place| lower == place.to_ascii_lowercase()) {
+        return Err(wrong("this holds secrets too: name one directory in it"));
+    }
+    Ok(path.to_owned())
+}
+
+fn patterns(
+    text: &Text<'_>,
+    given: Option<&[Spanned<String>]>,
+    default: &[&str],
+) -> Result<Vec<NamePattern>, PolicyError> {
+    let Some(given) = given else {
+        return Ok(default.iter().filter_map(|pattern| NamePattern::parse(pattern)).collect());
+    };
+    let parse = |pattern: &Spanned<String>| {
+        NamePattern::parse(pattern.get_ref()).ok_or_else(|| {
+            let help = "hide = [\".env\", \"*.pem\", \"config/secrets.yml\"]: a name anywhere, or a path from the project's top";
+            text.wrong(pattern.span(), "this is not a pattern for files", help)
+        })
+    };
+    given.iter().map(parse).collect()
+}
+
+impl NamePattern {
+    fn parse(pattern: &str) -> Option<Self> {
+        let odd = |c: char| c.is_control() || matches!(c, '{' | '}' | '[' | ']' | '?' | '!' | '\\');
+        let legal = !pattern.contains(odd)
+            && !pattern.starts_with('/')
+            && pattern.split('/').all(|part| !matches!(part, "" | "." | ".."))
+            // Everything: then the project has no place here, and `project = "none"` says that.
+            && !matches!(pattern, "*" | "**");
+        let glob = GlobBuilder::new(pattern).literal_separator(true).case_insensitive(true).build();
+        legal
+            .then(|| glob.ok())
+            .flatten()
+            .map(|glob| Self { text: pattern.to_owned(), matcher: glob.compile_matcher() })
+    }
+}
+
+fn variable(text: &Text<'_>, given: &Spanned<String>) -> Result<String, PolicyError> {
+    let name = given.get_ref();
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if name.is_empty() || !plain || name.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(text.wrong(
+            given.span(),
+            "this is not a variable's name",
+            "env = { RUST_LOG = \"info\" }",
+        ));
+    }
+    // What the loader obeys changes what a program is before its first line.
+    if OWN_VARIABLES.contains(&name.as_str()) || name.starts_with("LD_") {
+        return Err(text.wrong(given.span(), "keyhatch sets this variable itself", "choose another"));
+    }
+    Ok(name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Policy;
+
+    const HEAD: &str = "name = \"t\"\ndescription = \"d\"\n[sandbox]\n";
+
+    fn parsed(rest: &str) -> SandboxPolicy {
+        Policy::parse(&format!("{HEAD}{rest}"), "p.toml").unwrap_or_else(|e| panic!("{e}")).sandbox().clone()
+    }
+
+    #[test]
+    fn unless_a_policy_says_otherwise_env_files_and_keys_are_hidden_and_examples_are_not() {
+        let hide = parsed("").hide;
+        for hidden in [
+            ".env",
+            ".ENV",
+            "a/b/.env",
+            ".env.local",
+            "server.pem",
+            "deploy/id_ed25519",
+            "tls/x.KEY",
+            ".netrc",
+        ] {
+            assert!(hide.hides(hidden), "{hidden}");
+        }
+        for shown in [".env.example", ".envrc", "env", "keys.rs", "a.pem.md", "id_rsa.pub", "Cargo.toml"] {
+            assert!(!hide.hides(shown), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_with_a_slash_is_a_path_from_the_top() {
+        let hide = parsed("hide = [\"config/*.yml\"]\n").hide;
+        assert!(hide.hides("config/secrets.yml") && !hide.hides("a/config/secrets.yml"));
+        assert!(!hide.hides(".env"), "a policy's own list is the whole list");
+        assert!(parsed("hide = []\n").hide.is_empty());
+    }
+
+    #[test]
+    fn what_would_open_the_sandbox_is_refused_where_it_stands() {
+        for (line, what) in [
+            ("tools = [\"~/.ssh\"]", "secrets live there"),
+            ("tools = [\"~/.SSH/sub\"]", "secrets live there"),
+            ("tools = [\"~/.config\"]", "holds secrets too"),
+            ("tools = [\"~/\"]", "plain path"),
+            ("tools = [\"~/../x\"]", "plain path"),
+            ("tools = [\"/etc\"]", "starts with ~/"),
+            ("hide = [\"*\"]", "pattern"),
+            ("hide = [\"../x\"]", "pattern"),
+            ("require = [\"luck\"]", "no sandbox promises this"),
+            ("env = { LD_PRELOAD = \"x\" }", "sets this variable itself"),
+            ("env = { PATH = \"x\" }", "sets this variable itself"),
+            ("keep = [\"A B\"]", "not a variable's name"),
+        ] {
+            let wrong = Policy::parse(&format!("{HEAD}{line}\n"), "p.toml").expect_err(line);
+            assert!(wrong.what().contains(what) && wrong.line() == 4, "{wrong}");
+        }
+        assert_eq!(Policy::parse(&format!("{HEAD}home = \"shared\"\n"), "p").expect_err("x").line(), 4);
+    }
+
+    #[test]
+    fn requirements_are_words() {
+        assert_eq!(
+            parsed("require = [\"cgroup\", \"tier-a\", \"landlock-6\"]\n").require,
+            [Requirement::Cgroup, Requirement::TierA, Requirement::Landlock(6)]
+        );
+    }
+}
