@@ -18,6 +18,7 @@ pub mod daemon;
 pub mod demo;
 pub mod front;
 pub mod inspect;
+pub mod intake;
 pub mod paths;
 pub mod pktline;
 pub mod session;

@@ -4,8 +4,10 @@
 //! trusts nobody and nobody trusts it: the agent owns this program's memory.
 #![forbid(unsafe_code)]
 
+mod broker;
 mod credential;
 mod ssh;
+mod status;
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -33,6 +35,7 @@ pub fn main(
     match role.as_deref() {
         Some("credential") => credential::answer(&rest, input, output),
         Some("ssh") => ssh::answer(&rest),
+        Some("status") => status::answer(output),
         Some("--version") => say(output, &format!("keyhatch-helper {}\n", env!("CARGO_PKG_VERSION"))),
         Some("--help" | "help") => say(output, HELP),
         _ => {
@@ -47,6 +50,7 @@ keyhatch-helper: what git calls inside a keyhatch session. It holds no key.
 
 usage: keyhatch-helper credential get|store|erase   git's credential protocol: says what is not brokered
        keyhatch-helper ssh [OPTION]… HOST COMMAND   git's ssh: says which remote is not brokered
+       keyhatch-helper status                       what this session may do
        keyhatch-helper --version | --help
 ";
 

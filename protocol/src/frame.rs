@@ -20,6 +20,9 @@ pub enum FrameError {
         /// The limit in force.
         limit: usize,
     },
+    /// A frame of a stream names a channel that does not exist.
+    #[error("the message names an unknown channel")]
+    Channel,
     /// The bytes are not a message of this version.
     #[error("the message is not of this protocol's version")]
     Decode(#[source] serde_json::Error),

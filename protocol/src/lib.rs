@@ -11,6 +11,7 @@ pub mod oid;
 pub mod push;
 pub mod refname;
 pub mod remote;
+pub mod stream;
 pub mod text;
 
 pub use id::{RequestId, SessionId};

@@ -21,6 +21,7 @@ use crate::approval::{DecideError, Decision, seconds};
 use crate::broker::Broker;
 use crate::cause::chain;
 use crate::front;
+use crate::intake;
 use crate::session;
 use crate::session::report::SessionReport;
 use crate::sys;
@@ -158,7 +159,8 @@ async fn open_session(
     };
     let session = Arc::new(session);
     broker.add(session.clone());
-    if let Err(error) = front::listen_on_socket(broker, &session) {
+    let listening = front::listen_on_socket(broker, &session).and_then(|()| intake::listen(broker, &session));
+    if let Err(error) = listening {
         broker.end(&id, Vec::new());
         return Some(failed(&chain(&error), "check that the runtime directory's path is short"));
     }

@@ -19,14 +19,13 @@ use crate::credential::ProjectSecrets;
 use crate::paths::{Paths, PathsError, make_private};
 
 pub(crate) use git_config::parse_list;
+pub use keyhatch_protocol::message::SOCKETS_INSIDE;
 pub use project::{ProjectError, ProjectGit};
 
 /// Connections that one session can hold open at once; git uses one, git-lfs eight. More wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;
 /// The port of the front end on a sandbox's own loopback. Nothing else lives in that network namespace.
 pub const FRONT_END_PORT: u16 = 8417;
-/// Where the session's sockets are inside.
-pub const SOCKETS_INSIDE: &str = "/run/keyhatch";
 
 /// A session could not be opened.
 #[derive(Debug, Error)]

@@ -2,8 +2,24 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Where a session's sockets are, in a sandbox that keyhatch made.
+pub const SOCKETS_INSIDE: &str = "/run/keyhatch";
+
+/// The name of the socket that these messages go through, in the directory of the session's sockets.
+pub const SOCKET_NAME: &str = "broker.sock";
+
 /// The version that both ends must speak.
 pub const VERSION: u32 = 1;
+
+impl SessionRequest {
+    /// The version that the sender speaks.
+    #[must_use]
+    pub const fn version(&self) -> u32 {
+        match self {
+            Self::Status { version } => *version,
+        }
+    }
+}
 
 /// What a session asks for. Unknown fields and unknown kinds are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,4 +46,27 @@ pub enum SessionReply {
         /// Why, and what to do.
         reason: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        let decode = |text: &str| serde_json::from_str::<SessionRequest>(text);
+        assert_eq!(
+            decode(r#"{"request":"status","version":1}"#).expect("a request"),
+            SessionRequest::Status { version: 1 }
+        );
+        for bad in [
+            r#"{"request":"status","version":1,"more":1}"#,
+            r#"{"request":"teleport","version":1}"#,
+            r#"{"request":"status"}"#,
+            r#"{"version":1}"#,
+            "[]",
+        ] {
+            assert!(decode(bad).is_err(), "{bad}");
+        }
+    }
 }

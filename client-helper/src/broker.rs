@@ -1,0 +1,76 @@
+//! The helper's end of `broker.sock`: one request a connection.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use keyhatch_protocol::frame::{self, FrameError, MAX_SESSION_FRAME};
+use keyhatch_protocol::message::{SOCKET_NAME, SOCKETS_INSIDE, SessionReply, SessionRequest};
+use thiserror::Error;
+
+/// Names the directory of the session's sockets, where it is not the usual one.
+const SOCKETS_VARIABLE: &str = "KEYHATCH_SOCKETS";
+
+/// The broker could not be asked.
+#[derive(Debug, Error)]
+pub(crate) enum AskError {
+    /// There is no session here, or its broker is gone.
+    #[error("no keyhatch session can be reached at {place}")]
+    Unreachable {
+        /// The socket's path.
+        place: String,
+        #[source]
+        source: io::Error,
+    },
+    /// The conversation broke.
+    #[error("the broker did not answer as expected")]
+    Frame(#[from] FrameError),
+    /// The broker said no.
+    #[error("{reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl AskError {
+    /// Says what failed on standard error, and what to do.
+    pub(crate) fn say(&self) {
+        eprintln!("keyhatch: {self}");
+        if matches!(self, Self::Unreachable { .. }) {
+            eprintln!("hint: run this inside keyhatch run; the session ends with its broker");
+        }
+    }
+}
+
+/// A connection on which one request was sent.
+pub(crate) struct Asked {
+    stream: UnixStream,
+}
+
+impl Asked {
+    /// Sends a request, with what follows it on the wire.
+    pub(crate) fn send(request: &SessionRequest, then: &[u8]) -> Result<Self, AskError> {
+        let directory = std::env::var_os(SOCKETS_VARIABLE).unwrap_or_else(|| SOCKETS_INSIDE.into());
+        let place = PathBuf::from(directory).join(SOCKET_NAME);
+        let unreachable = |source| AskError::Unreachable { place: place.display().to_string(), source };
+        let mut stream = UnixStream::connect(&place).map_err(unreachable)?;
+        let mut bytes = frame::encode(request, MAX_SESSION_FRAME)?;
+        bytes.extend_from_slice(then);
+        // A broker that refuses early closes before it has read everything; its reply is there all the same.
+        if let Err(error) = stream.write_all(&bytes)
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            return Err(FrameError::Io(error).into());
+        }
+        Ok(Self { stream })
+    }
+
+    /// Reads the reply.
+    pub(crate) fn reply(&mut self) -> Result<SessionReply, AskError> {
+        match frame::read(&mut self.stream, MAX_SESSION_FRAME)? {
+            SessionReply::Refused { reason } => Err(AskError::Refused { reason }),
+            reply => Ok(reply),
+        }
+    }
+}
