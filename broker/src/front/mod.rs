@@ -4,6 +4,7 @@
 //! the request does. Bounded: connections, header size and header time.
 
 mod advertisement;
+mod facts;
 mod fetch;
 mod push;
 mod report;

@@ -18,12 +18,11 @@ use tokio::sync::mpsc;
 
 use super::report::{self, Outcome};
 use super::spool::{Arrived, Dropped, Spooled, take_in};
-use super::{Front, advertisement, git_protocol, refuse, served};
+use super::{Front, advertisement, facts, git_protocol, refuse, served};
 use crate::approval::{Approved, Attached, Authority, Decision, Judged, Patience, Submission, admit};
 use crate::broker::{Broker, WITHDRAWN};
 use crate::cause::chain;
 use crate::claim::PushClaim;
-use crate::inspect::{self, Limits, Order};
 use crate::upstream::{Answer, Service, Upstream, UpstreamError};
 
 /// How often a held client is written to, so that a dead connection is noticed: git's own default is 5 s.
@@ -211,29 +210,9 @@ impl Push {
     }
 
     async fn inspect(&self, spooled: &Spooled) -> Result<Operation, NotSent> {
-        let session = &self.front.session;
-        let refused = |text: String| NotSent::Refused(format!("keyhatch: {text}"));
-        let internal = |error: io::Error| {
-            tracing::error!(%error, "no quarantine could be made");
-            refused("the push cannot be inspected: the host's disk refuses".into())
-        };
-        let quarantine = tempfile::Builder::new()
-            .prefix("quarantine-")
-            .tempdir_in(self.front.broker.paths.spool())
-            .map_err(internal)?;
-        let limits = session.policy.limits();
-        let order = Order {
-            object_format: spooled.claim.object_format,
-            updates: spooled.claim.updates.clone(),
-            pack_offset: spooled.claim.pack_offset,
-            quarantine: quarantine.path().to_owned(),
-            objects: session.objects.clone(),
-            advertised: session.tips(&self.remote),
-            limits: Limits { pack_bytes: limits.pack_bytes, objects: limits.objects },
-        };
-        let facts = inspect::inspect(order, &spooled.file).await.map_err(|error| {
+        let facts = facts::of(&self.front, &self.remote, spooled).await.map_err(|error| {
             tracing::info!(remote = %self.remote, error = %chain(&error), "a push did not pass inspection");
-            refused(error.for_session())
+            NotSent::Refused(format!("keyhatch: {}", error.for_session()))
         })?;
         let push_options = spooled.claim.push_options.clone();
         Ok(Operation::Push(PushOperation { remote: self.remote.clone(), facts, push_options }))

@@ -12,7 +12,7 @@ use keyhatch_protocol::{ChangedFile, Risk, RiskKind, UpdateKind, text};
 
 use super::history::{History, unknown};
 use super::quarantine::Quarantine;
-use super::{Order, Refusal, secrets};
+use super::{Missing, Order, Refusal, secrets};
 
 /// Most bytes of the diff that is kept.
 const MAX_DIFF: usize = 1024 * 1024;
@@ -40,7 +40,12 @@ pub(super) struct Changes {
 }
 
 /// Compares every new tip with what upstream has.
-pub(super) fn of(order: &Order, quarantine: &Quarantine, history: &History) -> Result<Changes, Refusal> {
+pub(super) fn of(
+    order: &Order,
+    quarantine: &Quarantine,
+    history: &History,
+    missing: &mut Missing,
+) -> Result<Changes, Refusal> {
     let repository = &quarantine.repository;
     let mut changes = Changes::default();
     let new: HashSet<Oid> = history.new.iter().copied().collect();
@@ -54,13 +59,14 @@ pub(super) fn of(order: &Order, quarantine: &Quarantine, history: &History) -> R
         let base = base(repository, (fact.kind, old, tip), &new);
         // Two refs at one commit, or a tag beside its branch, are one change.
         if shown.insert((base, peeled_tree(repository, tip))) {
-            let compared = compare(repository, base, tip).and_then(|diff| show(&diff, &mut changes));
+            let compared =
+                compare(quarantine, (base, tip), missing).and_then(|diff| show(&diff, &mut changes));
             if compared.is_err() {
                 changes.risks.push(unknown("the files could not all be compared"));
             }
         }
     }
-    let mut search = Search { repository, found: BTreeSet::new(), searched: 0, cut: false };
+    let mut search = Search { quarantine, missing, found: BTreeSet::new(), searched: 0, cut: false };
     for oid in &history.new {
         if search.commit(*oid).is_err() {
             search.cut = true;
@@ -99,14 +105,36 @@ fn options() -> DiffOptions {
     options
 }
 
-fn compare<'r>(repository: &'r Repository, base: Option<Oid>, tip: Oid) -> Result<Diff<'r>, git2::Error> {
+fn compare<'q>(
+    quarantine: &'q Quarantine,
+    (base, tip): (Option<Oid>, Oid),
+    missing: &mut Missing,
+) -> Result<Diff<'q>, git2::Error> {
+    let repository = &quarantine.repository;
     let base = base.map(|oid| repository.find_tree(oid)).transpose()?;
     let tip = repository.find_object(tip, None)?.peel_to_tree()?;
     let mut diff = repository.diff_tree_to_tree(base.as_ref(), Some(&tip), Some(&mut options()))?;
-    if diff.deltas().len() <= MAX_FILES {
+    if all_there(quarantine, &diff, missing) && diff.deltas().len() <= MAX_FILES {
         diff.find_similar(Some(DiffFindOptions::new().renames(true)))?;
     }
     Ok(diff)
+}
+
+/// Whether both sides of every file that differs are at hand; notes what is not.
+fn all_there(quarantine: &Quarantine, diff: &Diff<'_>, missing: &mut Missing) -> bool {
+    let mut all = true;
+    for delta in diff.deltas().take(MAX_FILES) {
+        for side in [delta.old_file(), delta.new_file()] {
+            let is_content = !matches!(side.mode(), FileMode::Commit | FileMode::Unreadable);
+            if is_content && !side.id().is_zero() && !quarantine.has(side.id()) {
+                all = false;
+                if let Ok(id) = Quarantine::id(side.id()) {
+                    missing.blob(id);
+                }
+            }
+        }
+    }
+    all
 }
 
 fn show(diff: &Diff<'_>, changes: &mut Changes) -> Result<(), git2::Error> {
@@ -165,8 +193,9 @@ const fn status(delta: Delta) -> char {
 }
 
 /// Looks for risks, commit by commit.
-struct Search<'r> {
-    repository: &'r Repository,
+struct Search<'q> {
+    quarantine: &'q Quarantine,
+    missing: &'q mut Missing,
     found: BTreeSet<(RiskKind, String)>,
     searched: usize,
     cut: bool,
@@ -174,13 +203,17 @@ struct Search<'r> {
 
 impl Search<'_> {
     fn commit(&mut self, oid: Oid) -> Result<(), git2::Error> {
-        let commit = self.repository.find_commit(oid)?;
+        let repository = &self.quarantine.repository;
+        let commit = repository.find_commit(oid)?;
         // A merge is compared with its first parent: what the others bring was new in commits of their own.
         let parent: Option<Tree<'_>> = commit.parent(0).and_then(|parent| parent.tree()).ok();
         let mut options = options();
         options.context_lines(0);
         let diff =
-            self.repository.diff_tree_to_tree(parent.as_ref(), Some(&commit.tree()?), Some(&mut options))?;
+            repository.diff_tree_to_tree(parent.as_ref(), Some(&commit.tree()?), Some(&mut options))?;
+        if !all_there(self.quarantine, &diff, self.missing) {
+            self.cut = true;
+        }
         for index in 0..diff.deltas().len() {
             if self.searched > MAX_SEARCHED {
                 self.cut = true;
@@ -211,7 +244,8 @@ impl Search<'_> {
         match new.mode() {
             FileMode::Commit => self.add(RiskKind::Submodule, path),
             FileMode::Link => {
-                let target = self.repository.find_blob(new.id()).map(|blob| blob.content().to_vec());
+                let target =
+                    self.quarantine.repository.find_blob(new.id()).map(|blob| blob.content().to_vec());
                 let target = String::from_utf8_lossy(&target.unwrap_or_default()).into_owned();
                 if leaves_tree(&path, &target) {
                     self.add(RiskKind::Symlink, format!("{path} -> {target}"));
@@ -219,6 +253,7 @@ impl Search<'_> {
             }
             _ => {
                 let size = self
+                    .quarantine
                     .repository
                     .odb()
                     .and_then(|odb| odb.read_header(new.id()))

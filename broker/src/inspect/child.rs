@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use keyhatch_protocol::{Facts, UpdateKind};
 
 use super::quarantine::Quarantine;
-use super::{Answer, Order, Refusal, changes, confine, history, reach};
+use super::{Answer, Inspected, Missing, Order, Refusal, changes, confine, history, reach};
 
 /// Most bytes of an order: 100,000 advertised tips and 10,000 commands fit.
 const MAX_ORDER: u64 = 32 * 1024 * 1024;
@@ -16,7 +16,7 @@ const MAX_ORDER: u64 = 32 * 1024 * 1024;
 /// Runs `keyhatch inspect`. Standard input is the spooled push, standard output a socket to the broker.
 pub fn main() -> ExitCode {
     let answer = match work() {
-        Ok(facts) => Answer::Facts(Box::new(facts)),
+        Ok(found) => Answer::Found(Box::new(found)),
         Err(refusal) => Answer::Refusal(refusal),
     };
     let told = serde_json::to_vec(&answer).map_err(io::Error::other).and_then(|text| {
@@ -31,14 +31,15 @@ pub(super) fn failed(step: &str, error: impl std::fmt::Display) -> Refusal {
     Refusal::Failed { step: format!("{step}: {error}") }
 }
 
-fn work() -> Result<Facts, Refusal> {
+fn work() -> Result<Inspected, Refusal> {
     let order = read_order().map_err(|error| failed("the order", error))?;
     confine::enforce(&order).map_err(|error| failed("the confinement", error))?;
     let spool = io::stdin().as_fd().try_clone_to_owned().map_err(|error| failed("the spool", error))?;
     let quarantine = Quarantine::index(&order, &File::from(spool))?;
-    let history = history::of(&order, &quarantine)?;
-    let reached = reach::of(&order, &quarantine)?;
-    let changes = changes::of(&order, &quarantine, &history)?;
+    let mut missing = Missing::default();
+    let history = history::of(&order, &quarantine, &mut missing)?;
+    let reached = reach::of(&order, &quarantine, &mut missing)?;
+    let changes = changes::of(&order, &quarantine, &history, &mut missing)?;
     let mut risks = quarantine.risks;
     risks.extend(history.risks);
     risks.extend(reached);
@@ -46,7 +47,7 @@ fn work() -> Result<Facts, Refusal> {
     if history.updates.iter().all(|update| update.kind == UpdateKind::Delete) {
         risks.clear();
     }
-    Ok(Facts {
+    let facts = Facts {
         object_format: order.object_format,
         updates: history.updates,
         commit_count: history.commit_count,
@@ -60,7 +61,8 @@ fn work() -> Result<Facts, Refusal> {
         risks,
         diff: changes.diff,
         diff_cut: changes.diff_cut,
-    })
+    };
+    Ok(Inspected { facts, missing })
 }
 
 fn read_order() -> io::Result<Order> {

@@ -92,8 +92,8 @@ fn limit(order: &Order) -> io::Result<()> {
 
 fn restrict(order: &Order) -> io::Result<()> {
     let known = ABI::V6;
-    let objects = order.objects.iter().cloned();
-    let readable = PROGRAMS.iter().map(PathBuf::from).chain(objects);
+    let stores = order.objects.iter().chain(&order.bases).cloned();
+    let readable = PROGRAMS.iter().map(PathBuf::from).chain(stores);
     let build = || -> Result<RulesetStatus, landlock::RulesetError> {
         let mut ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)

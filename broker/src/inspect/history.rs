@@ -5,7 +5,7 @@ use keyhatch_protocol::{CommitFact, Identity, RefUpdate, Risk, RiskKind, UpdateF
 
 use super::child::failed;
 use super::quarantine::Quarantine;
-use super::{Order, Refusal};
+use super::{Missing, Order, Refusal};
 
 /// Commits that the facts list; the count is whole.
 const LISTED: usize = 1000;
@@ -25,7 +25,7 @@ pub(super) struct History {
 }
 
 /// Walks from the new tips to what upstream has.
-pub(super) fn of(order: &Order, quarantine: &Quarantine) -> Result<History, Refusal> {
+pub(super) fn of(order: &Order, quarantine: &Quarantine, missing: &mut Missing) -> Result<History, Refusal> {
     let repository = &quarantine.repository;
     let mut history = History {
         updates: Vec::new(),
@@ -36,7 +36,7 @@ pub(super) fn of(order: &Order, quarantine: &Quarantine) -> Result<History, Refu
     };
     let mut tips = Vec::new();
     for update in &order.updates {
-        let kind = kind(update, quarantine, &mut history.risks)?;
+        let kind = kind(update, quarantine, &mut history.risks, missing)?;
         if kind != UpdateKind::Delete {
             tips.extend(peeled(repository, quarantine.oid(&update.new)?));
         }
@@ -46,6 +46,11 @@ pub(super) fn of(order: &Order, quarantine: &Quarantine) -> Result<History, Refu
             old: update.old.clone(),
             new: update.new.clone(),
         });
+    }
+    for known in &order.advertised {
+        if peeled(repository, quarantine.oid(known)?).is_some() {
+            missing.known(known);
+        }
     }
     if !tips.is_empty()
         && let Err(error) = walk(order, quarantine, &tips, &mut history)
@@ -60,7 +65,12 @@ pub(super) fn of(order: &Order, quarantine: &Quarantine) -> Result<History, Refu
     Ok(history)
 }
 
-fn kind(update: &RefUpdate, quarantine: &Quarantine, risks: &mut Vec<Risk>) -> Result<UpdateKind, Refusal> {
+fn kind(
+    update: &RefUpdate,
+    quarantine: &Quarantine,
+    risks: &mut Vec<Risk>,
+    missing: &mut Missing,
+) -> Result<UpdateKind, Refusal> {
     if update.new.is_zero() {
         return Ok(UpdateKind::Delete);
     }
@@ -76,6 +86,7 @@ fn kind(update: &RefUpdate, quarantine: &Quarantine, risks: &mut Vec<Risk>) -> R
         return Ok(UpdateKind::FastForward);
     }
     if !quarantine.has(old) {
+        missing.history(update.old.clone());
         // Closed on doubt: what cannot be shown to be an ancestor is overwritten.
         risks.push(unknown(&format!(
             "{} is at a commit that the host does not have",

@@ -8,6 +8,7 @@ mod changes;
 mod child;
 mod confine;
 mod history;
+mod missing;
 mod quarantine;
 mod reach;
 mod secrets;
@@ -28,6 +29,8 @@ use tokio::net::UnixStream;
 use tokio::process::Command;
 
 pub use child::main as child_main;
+pub use missing::Missing;
+pub(crate) use quarantine::base_packs;
 
 /// Longest inspection: a pack at the default limit takes well under one.
 const INSPECTS: Duration = Duration::from_secs(5 * 60);
@@ -48,6 +51,8 @@ pub struct Order {
     pub quarantine: PathBuf,
     /// Object directories of the host that may hold what the pack builds on.
     pub objects: Vec<PathBuf>,
+    /// Packs of the quarantine's own directory that upstream sent: what the push builds on.
+    pub bases: Vec<PathBuf>,
     /// What upstream said it has.
     pub advertised: Vec<ObjectId>,
     /// What is too much.
@@ -69,9 +74,19 @@ pub struct Limits {
 #[serde(rename_all = "kebab-case")]
 enum Answer {
     /// What it found.
-    Facts(Box<Facts>),
+    Found(Box<Inspected>),
     /// Why the push cannot be made.
     Refusal(Refusal),
+}
+
+/// What inspection found, and what it could not look at.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inspected {
+    /// The facts, as far as they could be had.
+    pub facts: Facts,
+    /// What would be needed to know more.
+    pub missing: Missing,
 }
 
 /// A push that inspection refuses.
@@ -118,6 +133,12 @@ pub enum InspectError {
     /// The child took too long.
     #[error("inspection took longer than {} seconds", INSPECTS.as_secs())]
     TimedOut,
+    /// The child could not do its work.
+    #[error("the inspector failed: {step}")]
+    Failed {
+        /// Where; for the log, never for the session.
+        step: String,
+    },
     /// The child died, most likely at one of its limits.
     #[error("the inspector died: {how}")]
     Died {
@@ -138,7 +159,7 @@ impl InspectError {
             Self::TimedOut | Self::Died { .. } => {
                 "the pack needs more memory or time than inspection may use".to_owned()
             }
-            Self::Unavailable(_) => "the push cannot be inspected".to_owned(),
+            Self::Failed { .. } | Self::Unavailable(_) => "the push cannot be inspected".to_owned(),
         }
     }
 }
@@ -147,7 +168,7 @@ impl InspectError {
 ///
 /// # Errors
 /// When the push is refused, or the child did not answer.
-pub async fn inspect(order: Order, spool: &File) -> Result<Facts, InspectError> {
+pub async fn inspect(order: &Order, spool: &File) -> Result<Inspected, InspectError> {
     let (ours, theirs) = StdUnixStream::pair()?;
     let mut child = Command::new("/proc/self/exe")
         .arg0("keyhatch-inspect")
@@ -163,7 +184,7 @@ pub async fn inspect(order: Order, spool: &File) -> Result<Facts, InspectError> 
     let talk = async {
         ours.set_nonblocking(true)?;
         let (reader, mut writer) = UnixStream::from_std(ours)?.into_split();
-        let text = serde_json::to_vec(&order).map_err(io::Error::other)?;
+        let text = serde_json::to_vec(order).map_err(io::Error::other)?;
         let mut bytes = Vec::new();
         // A child that dies while it is told shows in its answer.
         let told = async {
@@ -181,7 +202,8 @@ pub async fn inspect(order: Order, spool: &File) -> Result<Facts, InspectError> 
         return Err(InspectError::Died { how: status.to_string() });
     }
     match serde_json::from_slice(&bytes) {
-        Ok(Answer::Facts(facts)) => Ok(*facts),
+        Ok(Answer::Found(found)) => Ok(*found),
+        Ok(Answer::Refusal(Refusal::Failed { step })) => Err(InspectError::Failed { step }),
         Ok(Answer::Refusal(refusal)) => Err(refusal.into()),
         Err(_) => Err(InspectError::Died { how: "it said nothing that can be read".to_owned() }),
     }

@@ -50,6 +50,7 @@ impl Quarantine {
             risks: Vec::new(),
             format: order.object_format,
         };
+        quarantine.take_bases(order)?;
         let Some(offset) = order.pack_offset else { return Ok(quarantine) };
         quarantine.objects = objects_claimed(spool, offset)?;
         if quarantine.objects > order.limits.objects {
@@ -61,6 +62,16 @@ impl Quarantine {
         quarantine.pack = listed(&packs, order.object_format)?;
         quarantine.risks = fsck.finish()?;
         Ok(quarantine)
+    }
+
+    /// Indexes what upstream sent into a store of its own: what it holds was not pushed.
+    fn take_bases(&self, order: &Order) -> Result<(), Refusal> {
+        let packs = base_packs(&order.quarantine);
+        for base in &order.bases {
+            let lost = |error: io::Error| failed("upstream's objects", error);
+            index(&File::open(base).map_err(lost)?, 0, &packs, order.object_format)?;
+        }
+        Ok(())
     }
 
     /// An object's name as libgit2 has it.
@@ -95,11 +106,24 @@ fn init(order: &Order) -> Result<Repository, git2::Error> {
     let mut options = RepositoryInitOptions::new();
     options.bare(true).external_template(false).object_format(format(order.object_format));
     let repository = Repository::init_opts(&path, &options)?;
-    let alternates: String = order.objects.iter().map(|dir| format!("{}\n", dir.display())).collect();
-    fs::write(path.join("objects/info/alternates"), alternates)
+    let bases = base_packs(&order.quarantine);
+    let alternates = alternates(order);
+    fs::create_dir_all(&bases)
+        .and_then(|()| fs::write(path.join("objects/info/alternates"), alternates))
         .map_err(|error| git2::Error::from_str(&error.to_string()))?;
     drop(repository);
     Repository::open_bare(&path)
+}
+
+/// Where the packs that upstream sent are indexed.
+pub(crate) fn base_packs(quarantine: &Path) -> PathBuf {
+    quarantine.join("bases/pack")
+}
+
+/// The object stores that may hold what the pack builds on, as gitrepository-layout(5) lists alternates.
+fn alternates(order: &Order) -> String {
+    let bases = order.quarantine.join("bases");
+    order.objects.iter().chain([&bases]).map(|store| format!("{}\n", store.display())).collect()
 }
 
 /// Points libgit2's search for configuration at nothing.
@@ -176,8 +200,7 @@ impl Fsck {
         if !status.success() {
             return Err(failed("git init", status));
         }
-        let alternates: String = order.objects.iter().map(|dir| format!("{}\n", dir.display())).collect();
-        fs::write(directory.join("objects/info/alternates"), alternates).map_err(lost)?;
+        fs::write(directory.join("objects/info/alternates"), alternates(order)).map_err(lost)?;
         let mut pack = spool.try_clone().map_err(lost)?;
         // The offset is shared with the other descriptors of the spool; they all read at positions of their own.
         pack.seek(SeekFrom::Start(offset)).map_err(lost)?;

@@ -7,20 +7,28 @@ use keyhatch_protocol::{Risk, RiskKind};
 
 use super::history::unknown;
 use super::quarantine::Quarantine;
-use super::{Order, Refusal};
+use super::{Missing, Order, Refusal};
 
 /// Compares what the pack holds with what its commands lead to.
-pub(super) fn of(order: &Order, quarantine: &Quarantine) -> Result<Vec<Risk>, Refusal> {
+pub(super) fn of(
+    order: &Order,
+    quarantine: &Quarantine,
+    missing: &mut Missing,
+) -> Result<Vec<Risk>, Refusal> {
     let mut reached: HashSet<Oid> = HashSet::new();
-    let mut missing = false;
+    let mut incomplete = false;
     let mut waiting = Vec::new();
     for update in order.updates.iter().filter(|update| !update.new.is_zero()) {
-        waiting.push(quarantine.oid(&update.new)?);
+        waiting.push((quarantine.oid(&update.new)?, Is::History));
     }
-    while let Some(oid) = waiting.pop() {
-        // Only through the pack: what is not in it was upstream's or the host's before.
+    while let Some((oid, is)) = waiting.pop() {
+        // Only through the pack: what is not in it was upstream's or the host's before. A file's content is needed
+        // only where the diff shows it.
         if !quarantine.pack.contains(&oid) {
-            missing |= !quarantine.has(oid);
+            if is == Is::History && !quarantine.has(oid) {
+                incomplete = true;
+                missing.history(Quarantine::id(oid)?);
+            }
             continue;
         }
         if reached.insert(oid) {
@@ -34,32 +42,45 @@ pub(super) fn of(order: &Order, quarantine: &Quarantine) -> Result<Vec<Risk>, Re
             format!("{stray} of the pack's {} objects belong to none of its refs", quarantine.pack.len());
         risks.push(Risk { kind: RiskKind::Unreachable, detail });
     }
-    if missing {
+    if incomplete {
         risks.push(unknown("the pack builds on objects that the host does not have"));
     }
     Ok(risks)
 }
 
+/// What an object is, as far as it matters here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Is {
+    /// A commit, a tree or a tag: without it, what lies behind is unknown.
+    History,
+    /// A file's content.
+    Content,
+}
+
 /// The objects that one names. What cannot be read was refused when the pack was indexed, or leads nowhere.
-fn children(quarantine: &Quarantine, oid: Oid, to: &mut Vec<Oid>) {
+fn children(quarantine: &Quarantine, oid: Oid, to: &mut Vec<(Oid, Is)>) {
     let repository = &quarantine.repository;
     let kind = repository.odb().and_then(|odb| odb.read_header(oid)).map(|(_, kind)| kind);
     match kind {
         Ok(ObjectType::Commit) => {
             if let Ok(commit) = repository.find_commit(oid) {
-                to.push(commit.tree_id());
-                to.extend(commit.parent_ids());
+                to.push((commit.tree_id(), Is::History));
+                to.extend(commit.parent_ids().map(|parent| (parent, Is::History)));
             }
         }
         Ok(ObjectType::Tree) => {
             if let Ok(tree) = repository.find_tree(oid) {
                 // A submodule's commit is in another repository.
-                to.extend(
-                    tree.iter().filter(|entry| entry.kind() != Some(ObjectType::Commit)).map(|e| e.id()),
-                );
+                to.extend(tree.iter().filter_map(|entry| match entry.kind() {
+                    Some(ObjectType::Tree) => Some((entry.id(), Is::History)),
+                    Some(ObjectType::Blob) => Some((entry.id(), Is::Content)),
+                    _ => None,
+                }));
             }
         }
-        Ok(ObjectType::Tag) => to.extend(repository.find_tag(oid).map(|tag| tag.target_id())),
+        Ok(ObjectType::Tag) => {
+            to.extend(repository.find_tag(oid).map(|tag| (tag.target_id(), Is::History)));
+        }
         _ => {}
     }
 }

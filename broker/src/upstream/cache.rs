@@ -156,11 +156,16 @@ fn serve(upstream: &Upstream, directory: &Path) -> Command {
     git
 }
 
-/// Apart for every credential: what an anonymous fetch got must not be mixed with what a login opened.
+impl Upstream {
+    /// Apart for every credential: what an anonymous fetch got must not be mixed with what a login opened.
+    pub(super) fn cache_name(&self) -> String {
+        let name = format!("{:?} {}", self.credential, self.remote);
+        Sha256::digest(name).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 fn directory(upstream: &Upstream) -> PathBuf {
-    let name = format!("{:?} {}", upstream.credential, upstream.remote);
-    let digest: String = Sha256::digest(name).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    upstream.broker.paths.cache().join(format!("{digest}.git"))
+    upstream.broker.paths.cache().join(format!("{}.git", upstream.cache_name()))
 }
 
 /// The remote as git's own ssh URL.

@@ -4,6 +4,7 @@
 //! streamed answer. Not trusted: the server. What it says is capped, its redirects are not followed, and its errors
 //! reach a session only as words of ours.
 
+mod bases;
 mod cache;
 mod http;
 mod ssh;

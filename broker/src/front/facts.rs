@@ -1,0 +1,103 @@
+//! From spooled bytes to facts: inspect, fetch from upstream what the host lacks, inspect again.
+//!
+//! What cannot be had stays unknown, and unknown is a risk: a push is never refused for want of a base.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use keyhatch_policies::{CredentialChoice, PushLimits};
+use keyhatch_protocol::{Facts, Remote};
+
+use super::Front;
+use super::spool::Spooled;
+use crate::cause::chain;
+use crate::inspect::{self, InspectError, Inspected, Limits, Order, base_packs};
+use crate::upstream::Upstream;
+
+/// Rounds with upstream: history first, then the files that the diff compares, then what those showed.
+const ROUNDS: usize = 3;
+/// Most bytes of packs that are kept for one remote and credential.
+const MAX_KEPT: u64 = 512 * 1024 * 1024;
+
+/// Finds out what a push would do.
+///
+/// # Errors
+/// When the push is refused, or the inspector did not answer.
+pub(super) async fn of(front: &Front, remote: &Remote, spooled: &Spooled) -> Result<Facts, InspectError> {
+    let session = &front.session;
+    let upstream = Upstream::connect(&front.broker, session, remote, &CredentialChoice::Host);
+    let quarantine = tempfile::Builder::new().prefix("quarantine-").tempdir_in(front.broker.paths.spool())?;
+    let PushLimits { pack_bytes, objects } = session.policy.limits();
+    let kept = upstream.base_store();
+    let mut order = Order {
+        object_format: spooled.claim.object_format,
+        updates: spooled.claim.updates.clone(),
+        pack_offset: spooled.claim.pack_offset,
+        quarantine: PathBuf::new(),
+        objects: session
+            .objects
+            .iter()
+            .cloned()
+            .chain([kept.clone()])
+            .filter(|store| store.is_dir())
+            .collect(),
+        bases: Vec::new(),
+        advertised: session.tips(remote),
+        limits: Limits { pack_bytes, objects },
+    };
+    let mut round = 0;
+    loop {
+        // Each inspection starts afresh: what an earlier one left is not trusted.
+        order.quarantine = quarantine.path().join(format!("round-{round}"));
+        fs::create_dir(&order.quarantine)?;
+        let Inspected { facts, missing } = inspect::inspect(&order, &spooled.file).await?;
+        if missing.is_empty() || round == ROUNDS {
+            keep(&base_packs(&order.quarantine), &kept);
+            return Ok(facts);
+        }
+        let base = quarantine.path().join(format!("base-{round}.pack"));
+        let mut file = File::create_new(&base)?;
+        match upstream.fetch_bases(&missing, order.object_format, (&mut file, pack_bytes)).await {
+            Ok(true) => order.bases.push(base),
+            Ok(false) => return Ok(facts),
+            Err(error) => {
+                tracing::info!(%remote, error = %chain(&error), "upstream did not send what a push builds on");
+                return Ok(facts);
+            }
+        }
+        round += 1;
+    }
+}
+
+/// Keeps indexed packs for the next push. Objects are named by their content and checked when they are read, so a pack
+/// that a fooled inspector wrote can only be missing something.
+fn keep(packs: &Path, store: &Path) {
+    let moved = || -> io::Result<()> {
+        let to = store.join("pack");
+        let entries: Vec<PathBuf> =
+            fs::read_dir(packs)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        fs::create_dir_all(&to)?;
+        for path in entries {
+            if let Some(name) = path.file_name() {
+                fs::rename(&path, to.join(name))?;
+            }
+        }
+        prune(&to)
+    };
+    if let Err(error) = moved() {
+        tracing::warn!(%error, "what upstream sent is not kept");
+    }
+}
+
+/// Drops everything where too much is kept: the next push fetches what it needs.
+fn prune(packs: &Path) -> io::Result<()> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(packs)? {
+        bytes += entry?.metadata()?.len();
+    }
+    if bytes > MAX_KEPT { fs::remove_dir_all(packs) } else { Ok(()) }
+}
