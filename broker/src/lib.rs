@@ -17,6 +17,7 @@ pub mod credential;
 pub mod daemon;
 pub mod demo;
 pub mod front;
+pub mod inside;
 pub mod inspect;
 pub mod intake;
 pub mod paths;

@@ -122,6 +122,12 @@ impl Paths {
         self.state.join("spool")
     }
 
+    /// The homes that policies keep.
+    #[must_use]
+    pub fn homes(&self) -> PathBuf {
+        self.state.join("homes")
+    }
+
     /// Repositories that the broker keeps for a remote.
     #[must_use]
     pub fn cache(&self) -> PathBuf {

@@ -41,6 +41,32 @@ pub fn describe(policy: &Policy) -> String {
     text
 }
 
+/// What a policy says of the sandbox, a word and its value, as the policy writes them.
+#[must_use]
+pub fn settings(policy: &Policy) -> Vec<(&'static str, String)> {
+    let sandbox = &policy.sandbox;
+    let tools: Vec<String> = sandbox.tools.iter().map(|tool| format!("~/{tool}")).collect();
+    let require: Vec<String> = sandbox.require.iter().map(ToString::to_string).collect();
+    let home = match sandbox.home {
+        HomeChoice::Empty => "empty",
+        HomeChoice::Persistent => "persistent",
+    };
+    let project = match sandbox.project {
+        ProjectAccess::Write => "write",
+        ProjectAccess::Read => "read",
+        ProjectAccess::None => "none",
+    };
+    let mut settings = vec![
+        ("home", home.to_owned()),
+        ("project", project.to_owned()),
+        ("tools", tools.join(" ")),
+        ("hide", sandbox.hide.patterns().collect::<Vec<_>>().join(" ")),
+        ("require", require.join(" ")),
+    ];
+    settings.extend(policy.session_limits.lines());
+    settings
+}
+
 /// What the agent finds inside, and what it may use up.
 fn inside(policy: &Policy) -> String {
     let sandbox = &policy.sandbox;
@@ -54,7 +80,8 @@ fn inside(policy: &Policy) -> String {
         HomeChoice::Empty => "an empty home",
         HomeChoice::Persistent => "a home that this policy keeps",
     };
-    let tools = list(sandbox.tools.iter().map(String::as_str).collect());
+    let tools: Vec<String> = sandbox.tools.iter().map(|tool| format!("~/{tool}")).collect();
+    let tools = list(tools.iter().map(String::as_str).collect());
     let limits: Vec<String> =
         policy.session_limits.lines().iter().map(|(word, value)| format!("{word} {value}")).collect();
     let mut text = format!(
@@ -63,7 +90,7 @@ fn inside(policy: &Policy) -> String {
         limits.join(", ")
     );
     if !sandbox.require.is_empty() {
-        let words: Vec<String> = sandbox.require.iter().map(|requirement| requirement.word()).collect();
+        let words: Vec<String> = sandbox.require.iter().map(ToString::to_string).collect();
         text.push_str(&format!("    does not start without: {}\n", words.join(", ")));
     }
     text

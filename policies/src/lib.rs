@@ -18,11 +18,11 @@ use std::time::Duration;
 
 use keyhatch_protocol::{Facts, Remote, UpdateKind};
 
-pub use explain::{describe, explain};
+pub use explain::{describe, explain, settings};
 pub use judge::{brokered, judge, judge_ref, judge_remote};
 pub use limits::{Bytes, SessionLimits, Span};
 pub use place::PolicyError;
-pub use sandbox::{HidePatterns, HomeChoice, ProjectAccess, Requirement, SandboxPolicy};
+pub use sandbox::{HidePatterns, HomeChoice, ProjectAccess, SandboxPolicy};
 
 use pattern::{RefPattern, Where};
 
@@ -170,9 +170,19 @@ pub struct Reason {
 
 /// The shipped policies.
 const SHIPPED: &[(&str, &str)] = &[
+    ("aider", include_str!("../aider.toml")),
+    ("build", include_str!("../build.toml")),
+    ("claude-code", include_str!("../claude-code.toml")),
+    ("codex", include_str!("../codex.toml")),
+    ("cursor-agent", include_str!("../cursor-agent.toml")),
     ("default", include_str!("../default.toml")),
     ("feature-branches", include_str!("../feature-branches.toml")),
+    ("node", include_str!("../node.toml")),
+    ("opencode", include_str!("../opencode.toml")),
+    ("python", include_str!("../python.toml")),
     ("read-only", include_str!("../read-only.toml")),
+    ("rust", include_str!("../rust.toml")),
+    ("snippet", include_str!("../snippet.toml")),
 ];
 
 /// The names of the shipped policies.

@@ -3,6 +3,7 @@
 //! Made by the broker from a policy and a project; read by the runner as JSON from a descriptor.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use keyhatch_protocol::SessionId;
@@ -16,8 +17,10 @@ pub struct SandboxRules {
     pub session: SessionId,
     /// Where the command starts: a path inside.
     pub cwd: PathBuf,
-    /// The home directory inside: made empty, in memory, writable.
+    /// The home directory inside, writable.
     pub home: PathBuf,
+    /// The directory of the host that is the home; none for one that is empty and in memory.
+    pub home_source: Option<PathBuf>,
     /// Directories and files of the host that are shown read-only at their own path, where they exist.
     pub system: Vec<PathBuf>,
     /// What is mounted over that, in this order.
@@ -34,6 +37,32 @@ pub struct SandboxRules {
     pub terminal: bool,
     /// Resource limits, always enforced.
     pub limits: Limits,
+    /// Whether the descriptor of a cgroup's `cgroup.procs` comes over the hand-off socket before anything else.
+    pub cgroup: bool,
+    /// What the policy insists on: without it nothing starts.
+    pub require: Vec<Requirement>,
+}
+
+/// What a policy can insist on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Requirement {
+    /// Namespaces of its own: tier A.
+    Namespaces,
+    /// At least a Landlock that tells local sockets apart: tier A or B.
+    LocalSockets,
+    /// A cgroup with the policy's limits.
+    Cgroup,
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Namespaces => "namespaces",
+            Self::LocalSockets => "local-sockets",
+            Self::Cgroup => "cgroup",
+        })
+    }
 }
 
 /// One bind mount.
@@ -66,4 +95,10 @@ pub struct Limits {
     pub open_files: Option<u64>,
     /// Largest file, in bytes.
     pub file_bytes: Option<u64>,
+    /// Processes and threads; counted inside alone where there is a user namespace.
+    pub processes: Option<u64>,
+    /// Private memory of one process: what a cgroup does better.
+    pub data_bytes: Option<u64>,
+    /// Bytes in each file system that is memory: `/tmp`, `/dev/shm`, an empty home.
+    pub memory_files: Option<u64>,
 }

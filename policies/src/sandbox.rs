@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use globset::{GlobBuilder, GlobMatcher};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::parse::Text;
 use crate::place::PolicyError;
+use crate::rules::Requirement;
 
 /// Project files that are hidden unless the policy says otherwise: settings with secrets in them, and keys.
 const HIDDEN: &[&str] = &[
@@ -96,77 +97,63 @@ pub enum ProjectAccess {
     None,
 }
 
-/// What a policy can demand of the sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Requirement {
-    /// Memory, processes and processor are limited by a cgroup.
-    Cgroup,
-    /// Namespaces of its own: tier A.
-    TierA,
-    /// Landlock with this ABI or a newer one.
-    Landlock(u8),
-}
-
 /// Which names are hidden.
 #[derive(Debug, Clone)]
 pub struct HidePatterns {
-    hide: Vec<NamePattern>,
-    show: Vec<NamePattern>,
+    hide: NamePatterns,
+    show: NamePatterns,
 }
 
-/// A pattern for a file's name, or with a slash for its path in the project.
+/// Patterns for a file's name, or with a slash for its path in the project. Compared without regard to case.
 #[derive(Debug, Clone)]
-struct NamePattern {
-    text: String,
-    matcher: GlobMatcher,
+struct NamePatterns {
+    texts: Vec<String>,
+    names: GlobSet,
+    paths: GlobSet,
 }
 
 impl HidePatterns {
     /// Whether a file of the project is hidden: its path from the project's top.
     #[must_use]
     pub fn hides(&self, path: &str) -> bool {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        let any = |patterns: &[NamePattern]| {
-            patterns.iter().any(|pattern| {
-                let subject = if pattern.text.contains('/') { path } else { name };
-                pattern.matcher.is_match(subject)
-            })
-        };
-        any(&self.hide) && !any(&self.show)
-    }
-
-    /// The patterns of what is hidden, as the policy writes them.
-    pub fn patterns(&self) -> impl Iterator<Item = &str> {
-        self.hide.iter().map(|pattern| pattern.text.as_str())
+        let path = path.to_ascii_lowercase();
+        self.hide.matches(&path) && !self.show.matches(&path)
     }
 
     /// Whether nothing is hidden.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.hide.is_empty()
+        self.hide.texts.is_empty()
+    }
+
+    /// The patterns of what is hidden, as the policy writes them.
+    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.hide.texts.iter().map(String::as_str)
+    }
+
+    /// The patterns that name one path from the project's top: it is found however deep it lies.
+    pub fn exact_paths(&self) -> impl Iterator<Item = &str> {
+        self.patterns().filter(|pattern| pattern.contains('/') && !pattern.contains('*'))
     }
 }
 
-impl Requirement {
-    fn parse(word: &str) -> Option<Self> {
-        match word {
-            "cgroup" => Some(Self::Cgroup),
-            "tier-a" => Some(Self::TierA),
-            _ => {
-                let abi = word.strip_prefix("landlock-")?.parse().ok()?;
-                (1..=64).contains(&abi).then_some(Self::Landlock(abi))
+impl NamePatterns {
+    /// None where a pattern is refused.
+    fn parse(texts: &[&str]) -> Option<Self> {
+        let set = |with_slash: bool| {
+            let mut set = GlobSetBuilder::new();
+            for text in texts.iter().filter(|text| text.contains('/') == with_slash) {
+                set.add(GlobBuilder::new(&text.to_ascii_lowercase()).literal_separator(true).build().ok()?);
             }
-        }
+            set.build().ok()
+        };
+        let (names, paths) = (set(false)?, set(true)?);
+        Some(Self { texts: texts.iter().map(|text| (*text).to_owned()).collect(), names, paths })
     }
 
-    /// The word that policies use.
-    #[must_use]
-    pub fn word(self) -> String {
-        match self {
-            Self::Cgroup => "cgroup".into(),
-            Self::TierA => "tier-a".into(),
-            Self::Landlock(abi) => format!("landlock-{abi}"),
-        }
+    fn matches(&self, path: &str) -> bool {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        self.names.is_match(name) || self.paths.is_match(path)
     }
 }
 
@@ -178,7 +165,7 @@ pub(crate) struct SandboxToml {
     tools: Vec<Spanned<String>>,
     hide: Option<Vec<Spanned<String>>>,
     show: Option<Vec<Spanned<String>>>,
-    require: Vec<Spanned<String>>,
+    require: Vec<Requirement>,
     env: BTreeMap<Spanned<String>, Spanned<String>>,
     keep: Vec<Spanned<String>>,
 }
@@ -216,15 +203,7 @@ pub(crate) fn parse(text: &Text<'_>, given: Option<SandboxToml>) -> Result<Sandb
             hide: patterns(text, hide.as_deref(), HIDDEN)?,
             show: patterns(text, show.as_deref(), SHOWN)?,
         },
-        require: require
-            .iter()
-            .map(|word| {
-                Requirement::parse(word.get_ref()).ok_or_else(|| {
-                    let help = "require = [\"cgroup\", \"tier-a\", \"landlock-6\"]";
-                    text.wrong(word.span(), "no sandbox promises this", help)
-                })
-            })
-            .collect::<Result<_, _>>()?,
+        require,
         env: env
             .iter()
             .map(|(name, value)| Ok((variable(text, name)?, text.value(value)?)))
@@ -266,33 +245,32 @@ fn patterns(
     text: &Text<'_>,
     given: Option<&[Spanned<String>]>,
     default: &[&str],
-) -> Result<Vec<NamePattern>, PolicyError> {
+) -> Result<NamePatterns, PolicyError> {
     let Some(given) = given else {
-        return Ok(default.iter().filter_map(|pattern| NamePattern::parse(pattern)).collect());
+        let none = || text.wrong(0..0, "the patterns that are built in are wrong", "please report this");
+        return NamePatterns::parse(default).ok_or_else(none);
     };
-    let parse = |pattern: &Spanned<String>| {
-        NamePattern::parse(pattern.get_ref()).ok_or_else(|| {
-            let help = "hide = [\".env\", \"*.pem\", \"config/secrets.yml\"]: a name anywhere, or a path from the project's top";
-            text.wrong(pattern.span(), "this is not a pattern for files", help)
-        })
+    let wrong = |pattern: &Spanned<String>| {
+        let help = "hide = [\".env\", \"*.pem\", \"config/secrets.yml\"]: a name anywhere, or a path from the project's top";
+        text.wrong(pattern.span(), "this is not a pattern for files", help)
     };
-    given.iter().map(parse).collect()
+    if let Some(odd) = given.iter().find(|pattern| !is_pattern(pattern.get_ref())) {
+        return Err(wrong(odd));
+    }
+    let texts: Vec<&str> = given.iter().map(|pattern| pattern.get_ref().as_str()).collect();
+    let help = "fewer patterns, or shorter ones";
+    NamePatterns::parse(&texts).ok_or_else(|| {
+        let span = given.first().map_or(0..0, Spanned::span);
+        text.wrong(span, "these patterns are too large together", help)
+    })
 }
 
-impl NamePattern {
-    fn parse(pattern: &str) -> Option<Self> {
-        let odd = |c: char| c.is_control() || matches!(c, '{' | '}' | '[' | ']' | '?' | '!' | '\\');
-        let legal = !pattern.contains(odd)
-            && !pattern.starts_with('/')
-            && pattern.split('/').all(|part| !matches!(part, "" | "." | ".."))
-            // Everything: then the project has no place here, and `project = "none"` says that.
-            && !matches!(pattern, "*" | "**");
-        let glob = GlobBuilder::new(pattern).literal_separator(true).case_insensitive(true).build();
-        legal
-            .then(|| glob.ok())
-            .flatten()
-            .map(|glob| Self { text: pattern.to_owned(), matcher: glob.compile_matcher() })
-    }
+/// Whether a pattern speaks of files of the project. Everything is not a pattern: `project = "none"` says that.
+fn is_pattern(pattern: &str) -> bool {
+    let odd = |c: char| c.is_control() || matches!(c, '{' | '}' | '[' | ']' | '?' | '!' | '\\');
+    !pattern.contains(odd)
+        && !matches!(pattern, "*" | "**")
+        && pattern.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
 fn variable(text: &Text<'_>, given: &Spanned<String>) -> Result<String, PolicyError> {
@@ -362,7 +340,7 @@ mod tests {
             ("tools = [\"/etc\"]", "starts with ~/"),
             ("hide = [\"*\"]", "pattern"),
             ("hide = [\"../x\"]", "pattern"),
-            ("require = [\"luck\"]", "no sandbox promises this"),
+            ("require = [\"luck\"]", "unknown variant `luck`"),
             ("env = { LD_PRELOAD = \"x\" }", "sets this variable itself"),
             ("env = { PATH = \"x\" }", "sets this variable itself"),
             ("keep = [\"A B\"]", "not a variable's name"),
@@ -371,13 +349,5 @@ mod tests {
             assert!(wrong.what().contains(what) && wrong.line() == 4, "{wrong}");
         }
         assert_eq!(Policy::parse(&format!("{HEAD}home = \"shared\"\n"), "p").expect_err("x").line(), 4);
-    }
-
-    #[test]
-    fn requirements_are_words() {
-        assert_eq!(
-            parsed("require = [\"cgroup\", \"tier-a\", \"landlock-6\"]\n").require,
-            [Requirement::Cgroup, Requirement::TierA, Requirement::Landlock(6)]
-        );
     }
 }

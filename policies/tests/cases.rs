@@ -1,10 +1,11 @@
 //! The shipped policies, case by case: `policies/cases/NAME.toml` says how each judges an operation, and by which rule.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
 use keyhatch_policies::{
-    FetchOperation, Judgement, Operation, Policy, Project, PushOperation, judge, shipped_names,
+    FetchOperation, Judgement, Operation, Policy, Project, PushOperation, judge, settings, shipped_names,
 };
 use keyhatch_protocol::{
     Facts, ObjectFormat, ObjectId, RefName, Remote, Risk, RiskKind, UpdateFact, UpdateKind,
@@ -18,6 +19,9 @@ struct Cases {
     /// The remotes of the project that the session works on.
     #[serde(default)]
     remotes: Vec<String>,
+    /// What it says of the sandbox, as far as it matters.
+    #[serde(default)]
+    settings: BTreeMap<String, String>,
     #[serde(rename = "case")]
     cases: Vec<Case>,
 }
@@ -49,6 +53,10 @@ fn every_shipped_policy_judges_as_its_cases_say() {
         let policy = Policy::shipped(name).expect("it parses");
         let remotes = cases.remotes.iter().map(|url| remote(url)).collect();
         let project = Project { remotes, submodules: Vec::new() };
+        let said: BTreeMap<&str, String> = settings(&policy).into_iter().collect();
+        for (word, value) in &cases.settings {
+            assert_eq!(said.get(word.as_str()), Some(value), "{name}: {word}");
+        }
         for case in &cases.cases {
             let judged = judge(&policy, &project, &operation(case));
             let said = match &judged {

@@ -25,6 +25,12 @@ pub(crate) fn limit(limits: &Limits) -> Result<(), RunError> {
     if let Some(bytes) = limits.file_bytes {
         set(Resource::Fsize, bytes, "file sizes")?;
     }
+    if let Some(processes) = limits.processes {
+        set(Resource::Nproc, processes, "processes")?;
+    }
+    if let Some(bytes) = limits.data_bytes {
+        set(Resource::Data, bytes, "memory")?;
+    }
     Ok(())
 }
 

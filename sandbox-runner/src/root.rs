@@ -43,6 +43,10 @@ pub(crate) fn enforce(rules: &SandboxRules) -> Result<(), RunError> {
         .map_err(at("detach", "the mounts"))?;
     let system = pieces(rules)?;
     let mounts = rules.mounts.iter().map(copied).collect::<Result<Vec<_>, _>>()?;
+    let home = rules.home_source.as_ref().map(|source| {
+        copied(&Mount { source: source.clone(), target: rules.home.clone(), read_only: false })
+    });
+    let home = home.transpose()?;
     let devices = DEVICES.iter().map(|name| device(name)).collect::<Result<Vec<_>, _>>()?;
     let root = Root::attach()?;
     for piece in system {
@@ -50,8 +54,14 @@ pub(crate) fn enforce(rules: &SandboxRules) -> Result<(), RunError> {
     }
     root.make_dev(devices)?;
     root.mount("/proc", "proc", &[], NOSUID | NODEV | NOEXEC)?;
-    root.mount("/tmp", "tmpfs", &[("mode", "1777")], NOSUID | NODEV)?;
-    root.mount_at(&rules.home, "tmpfs", &[("mode", "0700")], NOSUID | NODEV)?;
+    let size = rules.limits.memory_files.map(|bytes| bytes.to_string());
+    for shared in ["/tmp", "/dev/shm"] {
+        root.mount(shared, "tmpfs", &in_memory("1777", size.as_deref()), NOSUID | NODEV)?;
+    }
+    match home {
+        Some(kept) => root.place(kept)?,
+        None => root.mount_at(&rules.home, "tmpfs", &in_memory("0700", size.as_deref()), NOSUID | NODEV)?,
+    }
     for file in &rules.files {
         root.write(&file.path, &file.content)?;
     }
@@ -61,6 +71,11 @@ pub(crate) fn enforce(rules: &SandboxRules) -> Result<(), RunError> {
     root.make_directory(Path::new("/run"))?;
     root.seal()?;
     root.enter(&rules.cwd)
+}
+
+/// The options of a file system that is memory: without a size it takes half of the machine's.
+fn in_memory<'a>(mode: &'a str, size: Option<&'a str>) -> Vec<(&'a str, &'a str)> {
+    std::iter::once(("mode", mode)).chain(size.map(|size| ("size", size))).collect()
 }
 
 /// The system's directories and files, as far as this machine has them.
@@ -186,7 +201,7 @@ impl Root {
         .or_else(|_| {
             self.mount("/dev/pts", "devpts", &[("ptmxmode", "0666"), ("mode", "620")], NOSUID | NOEXEC)
         })?;
-        self.mount("/dev/shm", "tmpfs", &[("mode", "1777")], NOSUID | NODEV)?;
+        self.make_directory(Path::new("/dev/shm"))?;
         let links = [
             ("ptmx", "pts/ptmx"),
             ("fd", "/proc/self/fd"),
@@ -225,7 +240,7 @@ impl Root {
         let (parent, leaf) = self.parent(path)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         match rustix::fs::openat(&parent, leaf, flags, Mode::from_raw_mode(0o444)) {
-            Ok(_) | Err(rustix::io::Errno::EXIST) => {}
+            Ok(_) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::ROFS) => {}
             Err(error) => return Err(at("make", name())(error)),
         }
         self.open(&parent, Path::new(leaf), OFlags::empty())

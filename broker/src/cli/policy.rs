@@ -82,7 +82,11 @@ fn read(path: &Path, project: Option<&Path>) -> Result<Source, Failure> {
 }
 
 fn parse(name: &str) -> Result<Parsed, Failure> {
-    let source = find(name, None)?;
+    parsed(&find(name, None)?)
+}
+
+/// Parses a policy that was found.
+pub(super) fn parsed(source: &Source) -> Result<Parsed, Failure> {
     Parsed::parse(&source.text, &source.origin).map_err(|error| {
         Failure::invalid(error.to_string(), "keyhatch policy show default prints one that is right")
     })

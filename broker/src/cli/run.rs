@@ -10,40 +10,63 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use keyhatch_policies::rules::SandboxRules;
+use keyhatch_policies::{Policy, ProjectAccess};
 use keyhatch_protocol::SessionId;
 use rustix::io::FdFlags;
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::Run;
+use super::sandbox::Plan;
 use super::stdio::{Relayed, relay};
 use super::{Failure, paths, policy, prompt, sandbox};
+use crate::cause::chain;
 use crate::control::client::Client;
 use crate::control::{OpenedSession, Reply, Request};
+use crate::inside::{Host, Inside};
 use crate::paths::Paths;
 use crate::session::report::Section;
-use crate::{surface, sys};
+use crate::{inside, surface, sys};
 
 pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
     let cwd = std::env::current_dir().map_err(|e| Failure::internal("the current directory", &e))?;
-    let project = project(args.project.as_deref(), &cwd)?;
-    let source = policy::find(&args.policy, Some(&project))?;
+    // Whether there is a project is the policy's word; a policy is not read from a project in any case.
+    let around = around(args.project.as_deref(), &cwd)?;
+    let source = policy::find(&args.policy, Some(&around).filter(|dir| !is_too_much(dir)).map(|dir| &**dir))?;
+    let policy = policy::parsed(&source)?;
+    let project = match policy.sandbox().project {
+        ProjectAccess::None => None,
+        ProjectAccess::Read | ProjectAccess::Write => Some(project(around)?),
+    };
     let paths = paths()?;
     let mut session = Client::connect_or_start(&paths)?;
-    let request =
-        Request::OpenSession { project: project.clone(), policy_origin: source.origin, policy: source.text };
+    let request = Request::OpenSession {
+        project: project.clone(),
+        policy_origin: source.origin.clone(),
+        policy: source.text,
+    };
     let opened = match session.ask(request)? {
         Reply::Opened(opened) => opened,
         _ => return Err(Failure::unavailable("the broker answered something else", "stop the old broker")),
     };
-    for note in &opened.notes {
+    let host = Host {
+        paths: &paths,
+        home: &sandbox::home(),
+        project: project.as_deref(),
+        files: &paths.files().join(opened.session.as_str()),
+        origin: &source.origin,
+    };
+    let inside = inside::furnish(&policy, &host).map_err(|error| {
+        Failure::invalid(chain(&error), "keyhatch policy show NAME says what the policy wants inside")
+    })?;
+    for note in opened.notes.iter().chain(&inside.notes) {
         eprintln!("keyhatch: {note}");
     }
-    let inside = if cwd.starts_with(&project) { cwd } else { project };
+    let start = project.map(|project| if cwd.starts_with(&project) { cwd } else { project });
     let command = command(&args.command);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::internal("the runtime", &e))?;
-    let status = runtime.block_on(confined(&paths, &opened, (inside, command)));
+    let status = runtime.block_on(confined(&paths, (&opened, &policy, &inside), (start, command)));
     // The session ends with the connection that opened it at the latest, however this process dies.
     conclude(&paths, &opened.session, Vec::new());
     drop(session);
@@ -65,25 +88,33 @@ fn conclude(paths: &Paths, session: &SessionId, sections: Vec<Section>) {
     }
 }
 
-/// The directory that the agent may write: fixed by the user before anything of the agent's runs.
-fn project(named: Option<&Path>, cwd: &Path) -> Result<PathBuf, Failure> {
+/// The directory that the user means: named, or the repository around the current one, or that.
+fn around(named: Option<&Path>, cwd: &Path) -> Result<PathBuf, Failure> {
     let start = named.unwrap_or(cwd);
     let resolved = start.canonicalize().map_err(|error| {
         Failure::invalid(format!("cannot use the project {}: {error}", start.display()), "name a directory")
     })?;
-    let project = match named {
+    Ok(match named {
         Some(_) => resolved,
         None => resolved.ancestors().find(|dir| dir.join(".git").exists()).unwrap_or(&resolved).to_owned(),
-    };
+    })
+}
+
+/// Whether a directory is more than a project.
+fn is_too_much(directory: &Path) -> bool {
     let home = std::env::var_os("HOME").map(PathBuf::from).and_then(|home| home.canonicalize().ok());
-    let holds_home = home.is_some_and(|home| home.starts_with(&project));
-    if holds_home || project == Path::new("/") {
+    home.is_some_and(|home| home.starts_with(directory)) || directory == Path::new("/")
+}
+
+/// The directory that the agent may write: fixed by the user before anything of the agent's runs.
+fn project(directory: PathBuf) -> Result<PathBuf, Failure> {
+    if is_too_much(&directory) {
         return Err(Failure::invalid(
-            format!("{} holds your home directory: the agent would have it all", project.display()),
+            format!("{} holds your home directory: the agent would have it all", directory.display()),
             "run this in one project's directory, or name it with --project",
         ));
     }
-    Ok(project)
+    Ok(directory)
 }
 
 fn command(given: &[OsString]) -> Vec<OsString> {
@@ -95,14 +126,23 @@ fn command(given: &[OsString]) -> Vec<OsString> {
 
 async fn confined(
     paths: &Paths,
-    opened: &OpenedSession,
-    (cwd, command): (PathBuf, Vec<OsString>),
+    (opened, policy, inside): (&OpenedSession, &Policy, &Inside),
+    (cwd, command): (Option<PathBuf>, Vec<OsString>),
 ) -> Result<ExitCode, Failure> {
     let internal = |what: &'static str| move |error: io::Error| Failure::internal(what, &error);
     let helper = beside("keyhatch-helper")?;
     let relayed = relay().map_err(internal("the terminal"))?;
     let terminal = rustix::termios::isatty(io::stdin());
-    let rules = sandbox::rules(opened, (cwd, &helper), &command, terminal)?;
+    let rules = sandbox::rules(&Plan {
+        opened,
+        policy,
+        inside,
+        helper: &helper,
+        cwd,
+        command: &command,
+        terminal,
+        cgroup: false,
+    })?;
     let Relayed { stdio, terminal, outputs } = relayed;
     let (mut runner, handoff) = start(&rules, stdio)?;
     attach(paths, &opened.session, handoff, &mut runner).await?;

@@ -5,9 +5,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use keyhatch_policies::rules::{FileInside, Limits, Mount, SandboxRules};
+use keyhatch_policies::{Policy, SessionLimits};
 
 use super::Failure;
 use crate::control::OpenedSession;
+use crate::inside::Inside;
 use crate::session::FRONT_END_PORT;
 
 /// What of the host is shown read-only: programs, libraries, and the configuration that they cannot do without.
@@ -54,18 +56,41 @@ const HELPER_INSIDE: &str = "/run/keyhatch-helper";
 /// Open descriptors of one process inside: builds need thousands, nothing needs more.
 const OPEN_FILES: u64 = 65_536;
 
-/// Makes the rules for one run.
-pub(super) fn rules(
-    opened: &OpenedSession,
-    (cwd, helper): (PathBuf, &Path),
-    command: &[OsString],
-    terminal: bool,
-) -> Result<SandboxRules, Failure> {
+/// What one run is made of.
+#[derive(Debug)]
+pub(super) struct Plan<'p> {
+    /// The session.
+    pub(super) opened: &'p OpenedSession,
+    /// Its policy.
+    pub(super) policy: &'p Policy,
+    /// What is inside besides the project.
+    pub(super) inside: &'p Inside,
+    /// The helper's place on the host.
+    pub(super) helper: &'p Path,
+    /// Where the command starts; none for the home.
+    pub(super) cwd: Option<PathBuf>,
+    /// The command and its arguments.
+    pub(super) command: &'p [OsString],
+    /// Whether standard input is a terminal.
+    pub(super) terminal: bool,
+    /// Whether a cgroup limits memory, processes and processor.
+    pub(super) cgroup: bool,
+}
+
+/// The user's home, and where it is inside.
+pub(super) fn home() -> PathBuf {
     let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
-    let home = home.unwrap_or_else(|| PathBuf::from("/home/agent"));
-    let user = user_name();
-    let mut mounts = vec![Mount { source: helper.to_owned(), target: HELPER_INSIDE.into(), read_only: true }];
+    home.unwrap_or_else(|| PathBuf::from("/home/agent"))
+}
+
+/// Makes the rules for one run.
+pub(super) fn rules(plan: &Plan<'_>) -> Result<SandboxRules, Failure> {
+    let Plan { opened, policy, inside, helper, cwd, command, terminal, cgroup } = plan;
+    let (home, user) = (home(), user_name());
+    let mut mounts =
+        vec![Mount { source: (*helper).to_owned(), target: HELPER_INSIDE.into(), read_only: true }];
     mounts.extend(opened.mounts.iter().cloned());
+    mounts.extend(inside.mounts.iter().cloned());
     let mut files = system_files(&user, &home);
     files.extend(opened.files.iter().cloned());
     let command: Result<Vec<String>, _> = command.iter().cloned().map(OsString::into_string).collect();
@@ -74,17 +99,35 @@ pub(super) fn rules(
     })?;
     Ok(SandboxRules {
         session: opened.session.clone(),
-        cwd,
-        env: environment(opened, &user, &home),
+        cwd: cwd.clone().unwrap_or_else(|| home.clone()),
+        env: environment(plan, &user, &home),
         home,
+        home_source: inside.home.clone(),
         system: SYSTEM.iter().map(PathBuf::from).collect(),
         mounts,
         files,
         command,
         listen: vec![FRONT_END_PORT],
-        terminal,
-        limits: Limits { open_files: Some(OPEN_FILES), file_bytes: None },
+        terminal: *terminal,
+        limits: limits(policy.session_limits(), *cgroup),
+        cgroup: *cgroup,
+        require: policy.sandbox().require.clone(),
     })
+}
+
+/// What `setrlimit(2)` and file systems can hold, whether or not a cgroup holds more.
+fn limits(session: &SessionLimits, cgroup: bool) -> Limits {
+    // Without a cgroup a supervisor looks at the sum many times a second; this stops what one process takes in between.
+    // Far above the limit, because it counts what is reserved and never touched.
+    let data =
+        session.memory.filter(|_| !cgroup).map(|bytes| bytes.saturating_mul(4).saturating_add(1 << 30));
+    Limits {
+        open_files: Some(OPEN_FILES),
+        file_bytes: None,
+        processes: Some(session.processes),
+        data_bytes: data,
+        memory_files: Some(session.disk),
+    }
 }
 
 fn user_name() -> String {
@@ -94,14 +137,18 @@ fn user_name() -> String {
     std::env::var("USER").ok().filter(plain).unwrap_or_else(|| "agent".to_owned())
 }
 
-fn environment(opened: &OpenedSession, user: &str, home: &Path) -> BTreeMap<String, String> {
-    let mut env: BTreeMap<String, String> = KEPT
-        .iter()
-        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
+fn environment(plan: &Plan<'_>, user: &str, home: &Path) -> BTreeMap<String, String> {
+    let sandbox = plan.policy.sandbox();
+    let kept = KEPT.iter().copied().chain(sandbox.keep.iter().map(String::as_str));
+    let mut env: BTreeMap<String, String> = kept
+        .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
         .chain(std::env::vars().filter(|(name, _)| name.starts_with("LC_")))
+        .chain(sandbox.env.clone())
         .collect();
     let mut set = |name: &str, value: &str| env.insert(name.to_owned(), value.to_owned());
-    set("PATH", PATH_INSIDE);
+    // The user's own tools come first, as they do for the user.
+    let programs = plan.inside.programs.iter().filter_map(|directory| directory.to_str());
+    set("PATH", &programs.chain([PATH_INSIDE]).collect::<Vec<_>>().join(":"));
     set("HOME", &home.to_string_lossy());
     set("USER", user);
     set("LOGNAME", user);
@@ -110,7 +157,7 @@ fn environment(opened: &OpenedSession, user: &str, home: &Path) -> BTreeMap<Stri
     // A git that was built with another place for its system configuration finds ours all the same.
     set("GIT_CONFIG_SYSTEM", "/etc/gitconfig");
     set("GIT_TERMINAL_PROMPT", "0");
-    set("KEYHATCH_SESSION", opened.session.as_str());
+    set("KEYHATCH_SESSION", plan.opened.session.as_str());
     env
 }
 

@@ -39,8 +39,8 @@ pub enum Request {
     Ping,
     /// Opens a session, which lives as long as this connection.
     OpenSession {
-        /// The project's directory, absolute.
-        project: PathBuf,
+        /// The project's directory, absolute; none where the policy wants none.
+        project: Option<PathBuf>,
         /// Where the policy came from, for messages.
         policy_origin: String,
         /// The policy's text.

@@ -128,7 +128,7 @@ async fn answer(stream: &mut UnixStream, broker: &Arc<Broker>, request: Request)
 async fn open_session(
     stream: &mut UnixStream,
     broker: &Arc<Broker>,
-    (project, origin, text): (PathBuf, String, String),
+    (project, origin, text): (Option<PathBuf>, String, String),
 ) -> Option<Reply> {
     let policy = match Policy::parse(&text, &origin) {
         Ok(policy) => policy,

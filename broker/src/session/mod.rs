@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use keyhatch_policies::rules::{FileInside, Mount};
-use keyhatch_policies::{Policy, Project, Terms};
+use keyhatch_policies::{Policy, Project, ProjectAccess, Terms};
 use keyhatch_protocol::{ObjectId, Remote, SessionId};
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
@@ -159,17 +159,31 @@ impl Session {
 pub async fn open(
     paths: &Paths,
     id: SessionId,
-    directory: PathBuf,
+    directory: Option<PathBuf>,
     policy: Policy,
 ) -> Result<(Session, Furniture), OpenError> {
-    let git = ProjectGit::read(&directory).await?;
     let sockets = paths.sessions().join(id.as_str());
     let files = paths.files().join(id.as_str());
     make_private(&sockets)?;
     make_private(&files)?;
+    let access = policy.sandbox().project;
+    // A session without a project works on an empty directory of its own, which nobody sees.
+    let directory = match directory.filter(|_| access != ProjectAccess::None) {
+        Some(directory) => directory,
+        None => {
+            let nothing = files.join("no-project");
+            make_private(&nothing)?;
+            nothing
+        }
+    };
+    let git = ProjectGit::read(&directory).await?;
     let project = Project { remotes: git.remotes.clone(), submodules: git.submodules.clone() };
-    let mut mounts = vec![Mount { source: directory.clone(), target: directory.clone(), read_only: false }];
-    mounts.extend(git.mounts(&files).map_err(OpenError::Write)?);
+    let mut mounts = Vec::new();
+    if access != ProjectAccess::None {
+        let read_only = access == ProjectAccess::Read;
+        mounts.push(Mount { source: directory.clone(), target: directory.clone(), read_only });
+        mounts.extend(git.mounts(&files).map_err(OpenError::Write)?);
+    }
     mounts.push(Mount { source: sockets.clone(), target: SOCKETS_INSIDE.into(), read_only: false });
     let inside = git_config::inside(&policy, &project, &git.preferences);
     let furniture = Furniture {
