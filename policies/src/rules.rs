@@ -41,6 +41,11 @@ pub struct SandboxRules {
     pub cgroup: bool,
     /// What the policy insists on: without it nothing starts.
     pub require: Vec<Requirement>,
+    /// Whether nothing is said at the start: the command's standard error is read by a program.
+    pub quiet: bool,
+    /// A directory of the session's on the host, private and empty: where the kernel gives no namespaces, home, temporary
+    /// files and the files above are here.
+    pub fallback: PathBuf,
 }
 
 /// What a policy can insist on.

@@ -2,7 +2,10 @@
 
 use std::io;
 
+use keyhatch_policies::rules::Requirement;
 use thiserror::Error;
+
+use crate::tier::Tier;
 
 /// A step failed; the command was not started.
 #[derive(Debug, Error)]
@@ -32,10 +35,38 @@ pub enum RunError {
         source: landlock::RulesetError,
     },
     /// The filter was refused.
-    #[error("the seccomp filter cannot be enforced: {what}")]
+    #[error("the seccomp filter cannot be enforced: {source}")]
     Filter {
         /// Why.
-        what: String,
+        source: io::Error,
+    },
+    /// The policy requires what this machine does not give.
+    #[error("the policy requires {what}, and here is only {tier} with Landlock ABI {abi}{}{because}", separator(.because))]
+    Required {
+        /// Which requirement.
+        what: Requirement,
+        /// What there would be.
+        tier: Tier,
+        /// The kernel's Landlock ABI.
+        abi: i32,
+        /// Why there is no more.
+        because: String,
+    },
+    /// Neither namespaces nor a Landlock that could do without them.
+    #[error(
+        "nothing here can confine a command: {because}; Landlock has ABI {abi}, and without namespaces 6 is needed"
+    )]
+    NoTier {
+        /// Why there are no namespaces.
+        because: String,
+        /// What the kernel has; 0 for none.
+        abi: i32,
+    },
+    /// More ports than one message can carry.
+    #[error("a sandbox has at most {most} listeners")]
+    Listeners {
+        /// How many.
+        most: usize,
     },
     /// A forbidden act worked.
     #[error("the sandbox does not hold: {act} worked")]
@@ -61,10 +92,9 @@ impl RunError {
     pub const fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Root => Some("run keyhatch as an ordinary user"),
-            Self::NoNamespaces { .. } => Some(
-                "allow them: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone and \
-                 kernel.apparmor_restrict_unprivileged_userns; most containers forbid them",
-            ),
+            Self::NoNamespaces { .. } | Self::NoTier { .. } | Self::Required { .. } => {
+                Some("keyhatch doctor says what is missing and how to get it")
+            }
             Self::NoLandlock => Some("a kernel from 5.13 on, with landlock in its lsm= list"),
             Self::ProbeWorked { .. } => {
                 Some("nothing was started; please report this with your kernel's version")
@@ -72,6 +102,10 @@ impl RunError {
             _ => None,
         }
     }
+}
+
+const fn separator(because: &str) -> &'static str {
+    if because.is_empty() { "" } else { ": " }
 }
 
 /// Names a step for the errors of its system calls.

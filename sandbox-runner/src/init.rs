@@ -1,42 +1,43 @@
-//! Init: pid 1 inside. Takes every power away in the only right order, starts the command, reaps, passes signals on.
+//! Init: pid 1 inside. Builds the inside, starts the command, reaps, passes signals on.
+//!
+//! It stays outside of the command's Landlock domain and filter: with the scope of signals the command cannot touch it,
+//! and it holds nothing. Its own powers are gone before the command exists.
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 
 use keyhatch_policies::rules::SandboxRules;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 
 use crate::error::{RunError, at};
-use crate::outer::Ended;
+use crate::ruleset::{Grant, May, devices};
+use crate::supervise::{announce, die_with_parent, reap};
 use crate::sys::{self, Forked};
-use crate::{filter, privileges, probe, root, ruleset};
-
-/// `env(1)`'s codes for a command that is not there, or cannot be run.
-const NOT_FOUND: i32 = 127;
-const NOT_EXECUTABLE: i32 = 126;
+use crate::tier::Chosen;
+use crate::{command, keyring, limits, privileges, root, terminal};
 
 /// Builds the inside, runs the command in it and reports its wait status.
-pub(crate) fn run(rules: &SandboxRules, mut status: PipeWriter, alive: PipeReader) -> Result<i32, RunError> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(at("watch", "the parent"))?;
+pub(crate) fn run(
+    rules: &SandboxRules,
+    chosen: &Chosen,
+    mut status: PipeWriter,
+    alive: PipeReader,
+) -> Result<i32, RunError> {
+    die_with_parent()?;
     still_alive(alive)?;
-    // A session of our own: no signal of the host's terminal arrives, and job control has a parent inside it.
-    rustix::process::setsid().map_err(at("start", "a session"))?;
-    if rules.terminal {
-        rustix::process::ioctl_tiocsctty(std::io::stdin()).map_err(at("take", "the terminal"))?;
-    }
+    let root = root::prepare(rules)?;
+    terminal::enforce(rules)?;
     // Before the mounts: a key of the user's session keyring is readable whatever is mounted.
-    sys::join_fresh_keyring().map_err(at("join", "a fresh session keyring"))?;
-    privileges::limit(&rules.limits)?;
-    root::enforce(rules)?;
-    // After the mounts, which need power; Landlock forbids mounting from here on.
-    ruleset::enforce(rules)?;
-    privileges::drop_all()?;
-    // Last, because the steps above make calls that it refuses.
-    filter::enforce()?;
+    keyring::enforce()?;
+    limits::prepare(rules).enforce()?;
+    root.enforce(rules)?;
+    // After the mounts, which need power.
+    privileges::drop_capabilities()?;
+    // Init keeps the agent's uid: not dumpable, its memory and descriptors are out of the agent's reach.
+    privileges::hide()?;
+    announce(rules, &format!("tier A: namespaces, Landlock ABI {}, seccomp", chosen.abi));
     let command = match sys::fork().map_err(at("fork", "the command"))? {
         Forked::Child => {
             drop(status);
-            return start(rules);
+            return command::become_it(rules, chosen, grants(rules));
         }
         Forked::Parent(pid) => pid,
     };
@@ -56,76 +57,19 @@ fn still_alive(mut alive: PipeReader) -> Result<(), RunError> {
     }
 }
 
-/// The command's own process: the last steps, the proof, and exec.
-fn start(rules: &SandboxRules) -> Result<i32, RunError> {
-    let own = rustix::process::getpid();
-    rustix::process::setpgid(None, None).map_err(at("lead", "a process group"))?;
-    if rules.terminal {
-        // From the background this would stop us with SIGTTOU, which is held by nobody: ignore it for the call.
-        rustix::termios::tcsetpgrp(std::io::stdin(), own).map_err(at("take", "the terminal's foreground"))?;
-    }
-    probe::enforce()?;
-    sys::close_from(3).map_err(at("close", "descriptors"))?;
-    sys::default_effect(libc::SIGPIPE);
-    sys::default_effect(libc::SIGTTOU);
-    sys::hold_signals(false).map_err(at("let through", "signals"))?;
-    let environment: Vec<String> = rules.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let (program, code, why) = exec(rules, &environment);
-    eprintln!("keyhatch: cannot run {program}: {why}");
-    if code == NOT_FOUND {
-        eprintln!("hint: inside, programs are looked for in {}", path(rules));
-    }
-    Ok(code)
-}
-
-fn path(rules: &SandboxRules) -> &str {
-    rules.env.get("PATH").map_or("", String::as_str)
-}
-
-/// Execs the command, looked up in the `PATH` inside. Returns only on failure.
-fn exec<'a>(rules: &'a SandboxRules, environment: &[String]) -> (&'a str, i32, std::io::Error) {
-    let Some(name) = rules.command.first() else {
-        return ("", NOT_FOUND, std::io::ErrorKind::NotFound.into());
-    };
-    if name.contains('/') {
-        let error = sys::exec(name.as_ref(), &rules.command, environment);
-        let code = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
-        return (name, code, error);
-    }
-    let mut last = (NOT_FOUND, std::io::Error::from(std::io::ErrorKind::NotFound));
-    for directory in path(rules).split(':').filter(|directory| !directory.is_empty()) {
-        let error = sys::exec(format!("{directory}/{name}").as_ref(), &rules.command, environment);
-        if error.kind() != std::io::ErrorKind::NotFound {
-            last = (NOT_EXECUTABLE, error);
-        }
-    }
-    (name, last.0, last.1)
-}
-
-/// Waits for the command, reaping orphans and passing signals on meanwhile.
-fn reap(command: Pid) -> Result<Ended, RunError> {
-    loop {
-        let signal = sys::next_signal().map_err(at("wait for", "signals"))?;
-        if signal == libc::SIGCHLD {
-            while let Ok(Some((pid, status))) = wait_any() {
-                if pid == command
-                    && let Some(ended) = Ended::of(status)
-                {
-                    return Ok(ended);
-                }
-            }
-            continue;
-        }
-        let raw = command.as_raw_nonzero().get();
-        // What a terminal would send goes to the whole group, as it would from one.
-        let target = if matches!(signal, libc::SIGINT | libc::SIGQUIT) { -raw } else { raw };
-        if sys::kill(target, signal).is_err() {
-            // It ended meanwhile: its SIGCHLD is next.
-            continue;
-        }
-    }
-}
-
-fn wait_any() -> rustix::io::Result<Option<(Pid, WaitStatus)>> {
-    wait(WaitOptions::NOHANG)
+/// Inside, the mounts say what is there; Landlock says again what of it may be written and connected to.
+fn grants(rules: &SandboxRules) -> Vec<Grant> {
+    let grant = |path: &std::path::Path, may| Grant { path: path.to_owned(), may };
+    let writable = rules.mounts.iter().filter(|mount| !mount.read_only);
+    let mut grants = vec![
+        grant("/".as_ref(), May::Read),
+        grant("/proc".as_ref(), May::WriteExisting),
+        // The session's sockets and no others: they are mounts under here.
+        grant("/run".as_ref(), May::Connect),
+    ];
+    grants.extend(devices());
+    grants.extend(writable.map(|mount| grant(&mount.target, May::Write)));
+    grants.extend(["/tmp", "/dev/shm"].map(|path| grant(path.as_ref(), May::Write)));
+    grants.push(grant(&rules.home, May::Write));
+    grants
 }

@@ -6,13 +6,22 @@
 //!
 //! ```text
 //! outer    on the host's side: namespaces, loopback; passes signals in and the status out
-//! └ init   pid 1 inside: root, limits, Landlock, no_new_privs, seccomp; reaps, passes signals on
-//!   └ command   probes the sandbox, then execs
+//! └ init   pid 1 inside: root, keyring, limits, no powers; reaps, passes signals on
+//!   └ command   Landlock, no_new_privs, seccomp; tries the forbidden acts, then execs
 //! ```
+//!
+//! Where the kernel gives no namespaces, the command is a child of the outer process (`landlocked`), and weaker walls are
+//! announced.
 
+mod command;
 pub mod error;
-pub mod filter;
+mod furniture;
 mod init;
+mod keyring;
+mod landlocked;
+mod launch;
+mod limits;
+mod mutation;
 mod namespaces;
 mod network;
 mod outer;
@@ -20,7 +29,11 @@ mod privileges;
 mod probe;
 mod root;
 mod ruleset;
+pub mod seccomp;
+mod supervise;
 pub mod sys;
+mod terminal;
+pub mod tier;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -43,7 +56,8 @@ struct Descriptors {
 
 /// Runs the runner: the process ends as the command did, or with 125 and a reason.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    match prepare(arguments).and_then(|(rules, handoff)| outer::run(&rules, handoff)) {
+    mutation::read();
+    match prepare(arguments).and_then(|(rules, handoff)| launch::launch(&rules, handoff)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("keyhatch: {error}");

@@ -4,21 +4,19 @@ use std::fs;
 use std::io;
 
 use crate::error::{RunError, at};
+use crate::mutation::{self, Mitigation};
 use crate::sys;
 
-const ALL: libc::c_int = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWCGROUP;
+const ALWAYS: libc::c_int =
+    libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
 
 /// Leaves the host's namespaces; the next child is pid 1 of the new one. The user keeps its own numbers.
+///
+/// Where the kernel refuses the call itself, nothing has changed and the process can go on without.
 pub(crate) fn enforce() -> Result<(), RunError> {
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     // Not dumpable, /proc/self would belong to root and the maps could not be written.
-    sys::unshare(ALL).map_err(|source| RunError::NoNamespaces { source })?;
+    sys::unshare(kinds()).map_err(|source| RunError::NoNamespaces { source })?;
     let write = |file: &str, text: String| -> Result<(), RunError> {
         // AppArmor's restriction gives a namespace without power: it shows here, as a refused write.
         fs::write(file, text).map_err(|source: io::Error| match source.raw_os_error() {
@@ -30,7 +28,16 @@ pub(crate) fn enforce() -> Result<(), RunError> {
     write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
     write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
     rustix::system::sethostname(b"sandbox").map_err(|error| match error {
-        rustix::io::Errno::PERM => RunError::NoNamespaces { source: error.into() },
+        rustix::io::Errno::PERM | rustix::io::Errno::ACCESS => {
+            RunError::NoNamespaces { source: error.into() }
+        }
         _ => at("set", "the host name")(error),
     })
+}
+
+fn kinds() -> libc::c_int {
+    let unless = |mitigation, kind| if mutation::is_off(mitigation) { 0 } else { kind };
+    ALWAYS
+        | unless(Mitigation::NetworkNamespace, libc::CLONE_NEWNET)
+        | unless(Mitigation::IpcNamespace, libc::CLONE_NEWIPC)
 }

@@ -1,23 +1,21 @@
-//! The outer process: leaves the namespaces, starts init, passes signals in and the status out.
+//! The outer process of tier A: on the host's side of the namespaces. Starts init, passes signals in and the status out.
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use keyhatch_policies::rules::SandboxRules;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::error::{RunError, at};
+use crate::supervise::Ended;
 use crate::sys::{self, Forked};
-use crate::{NOT_BUILT, init, namespaces, network};
+use crate::tier::Chosen;
+use crate::{NOT_BUILT, init, network};
 
-/// Builds the sandbox and waits for its command.
-pub(crate) fn run(rules: &SandboxRules, handoff: OwnedFd) -> Result<ExitCode, RunError> {
-    // Whoever kills `keyhatch run` kills all of it: this process, init with it, and with init the whole pid namespace.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(at("watch", "the parent"))?;
-    namespaces::enforce()?;
-    network::enforce(&rules.listen, &handoff)?;
+/// Starts init in the namespaces that this process has entered, and waits for it.
+pub(crate) fn run(rules: &SandboxRules, chosen: &Chosen, handoff: OwnedFd) -> Result<ExitCode, RunError> {
+    network::prepare(&rules.listen)?.enforce(&handoff)?;
     drop(handoff);
     sys::hold_signals(true).map_err(at("hold", "signals"))?;
     let (status_reader, status_writer) = std::io::pipe().map_err(at("open", "a pipe"))?;
@@ -26,17 +24,7 @@ pub(crate) fn run(rules: &SandboxRules, handoff: OwnedFd) -> Result<ExitCode, Ru
     match sys::fork().map_err(at("fork", "init"))? {
         Forked::Child => {
             drop((status_reader, alive_writer));
-            let code = match init::run(rules, status_writer, alive_reader) {
-                Ok(code) => code,
-                Err(error) => {
-                    let mut stderr = std::io::stderr();
-                    let hint = error.hint().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
-                    // Standard error may be closed; the exit code says the same.
-                    drop(write!(stderr, "keyhatch: {error}\n{hint}"));
-                    NOT_BUILT.into()
-                }
-            };
-            std::process::exit(code)
+            std::process::exit(said(init::run(rules, chosen, status_writer, alive_reader)))
         }
         Forked::Parent(init) => {
             drop((status_writer, alive_reader));
@@ -45,6 +33,16 @@ pub(crate) fn run(rules: &SandboxRules, handoff: OwnedFd) -> Result<ExitCode, Ru
             Ok(mirror(reported(status_reader).unwrap_or(waited)))
         }
     }
+}
+
+/// A child's exit code, after its error was printed.
+pub(crate) fn said(result: Result<i32, RunError>) -> i32 {
+    result.unwrap_or_else(|error| {
+        let hint = error.hint().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
+        // Standard error may be closed; the exit code says the same.
+        drop(write!(std::io::stderr(), "keyhatch: {error}\n{hint}"));
+        NOT_BUILT.into()
+    })
 }
 
 fn wait(init: Pid) -> Result<Ended, RunError> {
@@ -64,38 +62,6 @@ fn wait(init: Pid) -> Result<Ended, RunError> {
     }
 }
 
-/// How the command ended, as init tells the outer process: two bytes on a pipe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// It exited with this code.
-    Code(u8),
-    /// This signal ended it.
-    Signal(u8),
-}
-
-impl Ended {
-    /// None for a process that stopped or went on.
-    pub(crate) fn of(status: WaitStatus) -> Option<Self> {
-        let byte = |number: i32| u8::try_from(number & 0xff).unwrap_or(1);
-        let code = status.exit_status().map(|code| Self::Code(byte(code)));
-        code.or_else(|| status.terminating_signal().map(|signal| Self::Signal(byte(signal))))
-    }
-
-    pub(crate) const fn encode(self) -> [u8; 2] {
-        match self {
-            Self::Code(code) => [0, code],
-            Self::Signal(signal) => [1, signal],
-        }
-    }
-
-    const fn decode(bytes: [u8; 2]) -> Self {
-        match bytes {
-            [0, code] => Self::Code(code),
-            [_, signal] => Self::Signal(signal),
-        }
-    }
-}
-
 /// The command's own end, as init saw it; none where init was killed first.
 fn reported(mut reader: std::io::PipeReader) -> Option<Ended> {
     let mut bytes = [0; 2];
@@ -104,7 +70,7 @@ fn reported(mut reader: std::io::PipeReader) -> Option<Ended> {
 }
 
 /// Ends as the command ended: with its code, or by its signal.
-fn mirror(ended: Ended) -> ExitCode {
+pub(crate) fn mirror(ended: Ended) -> ExitCode {
     let signal = match ended {
         Ended::Code(code) => return ExitCode::from(code),
         Ended::Signal(signal) => i32::from(signal),
@@ -114,16 +80,4 @@ fn mirror(ended: Ended) -> ExitCode {
     // Where the signal does not end this process, the shell's own convention does.
     drop(sys::kill(std::process::id().cast_signed(), signal));
     ExitCode::from(u8::try_from(128 + signal).unwrap_or(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_end_is_read_as_it_was_written() {
-        for ended in [Ended::Code(0), Ended::Code(255), Ended::Signal(15)] {
-            assert_eq!(Ended::decode(ended.encode()), ended);
-        }
-    }
 }

@@ -1,47 +1,113 @@
 //! The proof: the forbidden acts are tried from where the command will be. One that works is a refusal to start.
+//!
+//! A kernel that ignores a rule, or a mechanism that was left out by mistake, shows here and not in an incident.
 
 use std::io;
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use keyhatch_policies::rules::SandboxRules;
 
 use crate::error::RunError;
+use crate::mutation::{self, Mitigation};
 use crate::sys::try_forbidden;
+use crate::tier::{Chosen, Tier};
 
 /// One act that must fail.
 struct Act {
     what: &'static str,
-    attempt: fn() -> io::Result<()>,
+    attempt: fn(&SandboxRules) -> io::Result<()>,
 }
 
-const ACTS: &[Act] = &[
+const EVERYWHERE: &[Act] = &[
     Act {
         what: "making a user namespace",
-        attempt: || try_forbidden(libc::SYS_unshare, libc::CLONE_NEWUSER.into(), 0),
+        attempt: |_| call(libc::SYS_unshare, libc::CLONE_NEWUSER.into(), 0),
     },
-    Act { what: "asking for a key of a keyring", attempt: || try_forbidden(libc::SYS_keyctl, 0, -3) },
+    Act { what: "asking for a key of a keyring", attempt: |_| call(libc::SYS_keyctl, 0, -3) },
+    Act { what: "a virtual machine socket", attempt: |_| socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0) },
     Act {
-        what: "a virtual machine socket",
-        attempt: || try_forbidden(libc::SYS_socket, libc::AF_VSOCK.into(), 1),
+        what: "a multipath TCP socket",
+        attempt: |_| socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP),
     },
-    Act { what: "io_uring", attempt: || try_forbidden(libc::SYS_io_uring_setup, 1, 0) },
-    Act { what: "writing to /usr", attempt: || std::fs::write("/usr/.keyhatch-probe", b"") },
-    Act { what: "reading the host's /root", attempt: || std::fs::read_dir("/root").map(drop) },
+    Act { what: "io_uring", attempt: |_| call(libc::SYS_io_uring_setup, 1, 0) },
+    Act { what: "typing into a terminal", attempt: |_| call(libc::SYS_ioctl, 0, 0x5412) },
+    Act { what: "writing to /usr", attempt: |_| std::fs::write("/usr/.keyhatch-probe", b"") },
+    Act { what: "making a setuid file", attempt: set_id },
     Act { what: "reaching the network", attempt: reach_network },
-    Act { what: "looking into init's memory", attempt: || std::fs::read("/proc/1/environ").map(drop) },
-    Act { what: "seeing the host's /boot", attempt: || std::fs::metadata("/boot").map(drop) },
 ];
 
+const NAMESPACED: &[Act] = &[
+    Act { what: "looking into init's memory", attempt: |_| std::fs::read("/proc/1/environ").map(drop) },
+    Act { what: "seeing the host's /boot", attempt: |_| std::fs::metadata("/boot").map(drop) },
+    Act { what: "reading the host's /root", attempt: |_| std::fs::read_dir("/root").map(drop) },
+    Act { what: "mounting", attempt: |_| call(libc::SYS_umount2, 0, 0) },
+];
+
+const LANDLOCKED: &[Act] = &[
+    Act { what: "an internet socket", attempt: |_| socket(libc::AF_INET, libc::SOCK_STREAM, 0) },
+    Act { what: "listing the user's home", attempt: |rules| std::fs::read_dir(&rules.home).map(drop) },
+    Act { what: "listing /tmp", attempt: |_| std::fs::read_dir("/tmp").map(drop) },
+    Act { what: "making shared memory", attempt: |_| call(libc::SYS_shmget, 0, 4096) },
+    Act { what: "tracing a process", attempt: |_| call(libc::SYS_ptrace, 16, parent()) },
+];
+
+const SOCKETLESS: &[Act] =
+    &[Act { what: "a local socket", attempt: |_| socket(libc::AF_UNIX, libc::SOCK_STREAM, 0) }];
+
+/// From this ABI on signals have a scope.
+const ABI_SIGNALS: i32 = 6;
+
 /// Tries every act.
-pub(crate) fn enforce() -> Result<(), RunError> {
-    for act in ACTS {
-        if (act.attempt)().is_ok() {
+pub(crate) fn enforce(rules: &SandboxRules, chosen: &Chosen) -> Result<(), RunError> {
+    if mutation::is_off(Mitigation::Probe) {
+        return Ok(());
+    }
+    let own: &[&[Act]] = match chosen.tier {
+        Tier::A => &[NAMESPACED],
+        Tier::B => &[LANDLOCKED],
+        Tier::C => &[LANDLOCKED, SOCKETLESS],
+    };
+    for act in EVERYWHERE.iter().chain(own.iter().copied().flatten()) {
+        if (act.attempt)(rules).is_ok() {
             return Err(RunError::ProbeWorked { act: act.what });
         }
+    }
+    // Only Landlock stops this one: it shows that the ruleset is not just accepted, but in force.
+    if chosen.abi >= ABI_SIGNALS && call(libc::SYS_kill, parent(), 0).is_ok() {
+        return Err(RunError::ProbeWorked { act: "signalling the process that watches" });
     }
     Ok(())
 }
 
+fn call(number: libc::c_long, first: libc::c_long, second: libc::c_long) -> io::Result<()> {
+    try_forbidden(number, [first, second, 0])
+}
+
+fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<()> {
+    try_forbidden(libc::SYS_socket, [family.into(), kind.into(), protocol.into()])
+}
+
+fn parent() -> libc::c_long {
+    rustix::process::getppid().map_or(1, |parent| parent.as_raw_nonzero().get().into())
+}
+
+fn set_id(rules: &SandboxRules) -> io::Result<()> {
+    let directory = if Path::new("/tmp").is_dir() && std::fs::read_dir("/tmp").is_ok() {
+        Path::new("/tmp")
+    } else {
+        rules.fallback.as_path()
+    };
+    let path = directory.join(".keyhatch-probe");
+    std::fs::write(&path, b"")?;
+    let changed = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o4755));
+    std::fs::remove_file(&path)?;
+    changed
+}
+
 /// TEST-NET-1 (RFC 5737): nobody is there, but a route would let the datagram go.
-fn reach_network() -> io::Result<()> {
+fn reach_network(_: &SandboxRules) -> io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.send_to(b"", "192.0.2.1:9").map(drop)
 }

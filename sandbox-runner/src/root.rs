@@ -18,12 +18,17 @@ use rustix::mount::{
 };
 
 use crate::error::{RunError, at};
+use crate::mutation::{self, Mitigation};
 use crate::sys;
 
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
 const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+
+fn nosuid() -> u64 {
+    if mutation::is_off(Mitigation::Nosuid) { 0 } else { NOSUID }
+}
 
 /// Devices that hold nothing of anybody's.
 const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
@@ -36,18 +41,41 @@ enum Piece {
     Tree { path: PathBuf, tree: OwnedFd, directory: bool },
 }
 
-/// Builds the root and goes there.
-pub(crate) fn enforce(rules: &SandboxRules) -> Result<(), RunError> {
+/// Everything that will be in the new root, copied while the host's is still there.
+pub(crate) struct Pieces {
+    system: Vec<Piece>,
+    mounts: Vec<Piece>,
+    home: Option<Piece>,
+    devices: Vec<Piece>,
+}
+
+/// Copies what the rules name.
+pub(crate) fn prepare(rules: &SandboxRules) -> Result<Pieces, RunError> {
     // Nothing that is mounted here shows on the host; what the host unmounts goes here too.
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM)
         .map_err(at("detach", "the mounts"))?;
-    let system = pieces(rules)?;
-    let mounts = rules.mounts.iter().map(copied).collect::<Result<Vec<_>, _>>()?;
     let home = rules.home_source.as_ref().map(|source| {
         copied(&Mount { source: source.clone(), target: rules.home.clone(), read_only: false })
     });
-    let home = home.transpose()?;
-    let devices = DEVICES.iter().map(|name| device(name)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Pieces {
+        system: pieces(rules)?,
+        mounts: rules.mounts.iter().map(copied).collect::<Result<Vec<_>, _>>()?,
+        home: home.transpose()?,
+        devices: DEVICES.iter().map(|name| device(name)).collect::<Result<Vec<_>, _>>()?,
+    })
+}
+
+impl Pieces {
+    /// Builds the root and goes there.
+    pub(crate) fn enforce(self, rules: &SandboxRules) -> Result<(), RunError> {
+        if mutation::is_off(Mitigation::Root) {
+            return rustix::process::chdir(&rules.cwd).map_err(at("enter", rules.cwd.display().to_string()));
+        }
+        build(self, rules)
+    }
+}
+
+fn build(Pieces { system, mounts, home, devices }: Pieces, rules: &SandboxRules) -> Result<(), RunError> {
     let root = Root::attach()?;
     for piece in system {
         root.place(piece)?;
@@ -103,7 +131,8 @@ fn copied(mount: &Mount) -> Result<Piece, RunError> {
     let name = || mount.source.display().to_string();
     let tree = copy(&mount.source)?;
     let stat = rustix::fs::fstat(&tree).map_err(at("look at", name()))?;
-    let attributes = NOSUID | NODEV | if mount.read_only { RDONLY } else { 0 };
+    let read_only = mount.read_only && !mutation::is_off(Mitigation::ReadOnly);
+    let attributes = nosuid() | NODEV | if read_only { RDONLY } else { 0 };
     sys::mount_setattr(tree.as_fd(), attributes, true).map_err(at("protect", name()))?;
     let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     Ok(Piece::Tree { path: mount.target.clone(), tree, directory })
@@ -270,6 +299,9 @@ impl Root {
 
     /// Makes the root itself, and the directory of devices, read-only; what is mounted in them keeps its own.
     fn seal(&self) -> Result<(), RunError> {
+        if mutation::is_off(Mitigation::Seal) {
+            return Ok(());
+        }
         for path in ["dev", "."] {
             let directory = self.open(&self.directory, Path::new(path), OFlags::DIRECTORY)?;
             sys::mount_setattr(directory.as_fd(), RDONLY, false).map_err(at("seal", "the new root"))?;

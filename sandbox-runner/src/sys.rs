@@ -113,6 +113,31 @@ pub fn close_from(first: u32) -> io::Result<()> {
     checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
 }
 
+/// Loads a seccomp filter for this process and everything it starts: `seccomp(2)` SECCOMP_SET_MODE_FILTER.
+///
+/// # Errors
+/// What the kernel says; EACCES where `no_new_privs` is not set.
+pub fn load_filter(steps: &[libc::sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(steps.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+    let program = libc::sock_fprog { len: length, filter: steps.as_ptr().cast_mut() };
+    // JUSTIFICATION: seccompiler compiles at run time and loads only what it compiled. SAFETY: the kernel copies the
+    // steps, which live across the call, and keeps no pointer; it never writes to them.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    checked(result).map(drop)
+}
+
+/// The newest Landlock ABI of the kernel: `landlock_create_ruleset(2)` LANDLOCK_CREATE_RULESET_VERSION.
+///
+/// # Errors
+/// ENOSYS where the kernel was built without it, EOPNOTSUPP where it is switched off.
+pub fn landlock_abi() -> io::Result<i32> {
+    const VERSION: libc::c_int = 1;
+    // JUSTIFICATION: the crate keeps the number to itself. SAFETY: with this flag both pointer and size must be zero.
+    let abi = checked(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, VERSION) })?;
+    Ok(i32::try_from(abi).unwrap_or(i32::MAX))
+}
+
 /// The signals that pass through the sandbox's wall, and the children's own.
 const SIGNALS: &[libc::c_int] = &[
     libc::SIGHUP,
@@ -203,7 +228,8 @@ pub fn exec(program: &OsStr, arguments: &[String], environment: &[String]) -> io
 ///
 /// # Errors
 /// Always, where the sandbox holds.
-pub fn try_forbidden(number: libc::c_long, first: libc::c_long, second: libc::c_long) -> io::Result<()> {
+pub fn try_forbidden(number: libc::c_long, arguments: [libc::c_long; 3]) -> io::Result<()> {
+    let [first, second, third] = arguments;
     // JUSTIFICATION: a probe must make the very call. SAFETY: callers pass numbers only, never pointers but null.
-    checked(unsafe { libc::syscall(number, first, second, 0, 0, 0) }).map(drop)
+    checked(unsafe { libc::syscall(number, first, second, third, 0, 0) }).map(drop)
 }

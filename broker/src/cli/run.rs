@@ -231,6 +231,8 @@ async fn attach(
     });
     let listener = match received.await {
         Ok(Ok(listener)) => listener,
+        // Without namespaces there is no loopback of the sandbox's own; the runner has said so.
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Ok(()),
         Ok(Err(_)) | Err(_) => {
             // The runner said why on standard error; its exit status is the answer.
             let status = runner.wait().await.map_err(|e| Failure::internal("the runner", &e))?;

@@ -111,8 +111,16 @@ pub(super) fn rules(plan: &Plan<'_>) -> Result<SandboxRules, Failure> {
         terminal: *terminal,
         limits: limits(policy.session_limits(), *cgroup),
         cgroup: *cgroup,
+        quiet: false,
         require: policy.sandbox().require.clone(),
+        fallback: fallback(opened),
     })
+}
+
+/// Where home and temporary files are when there are no mounts: beside the session's other files, and gone with them.
+fn fallback(opened: &OpenedSession) -> PathBuf {
+    let runtime = opened.sockets.ancestors().nth(2).unwrap_or(Path::new("/nonexistent"));
+    runtime.join("files").join(opened.session.as_str()).join("fallback")
 }
 
 /// What `setrlimit(2)` and file systems can hold, whether or not a cgroup holds more.

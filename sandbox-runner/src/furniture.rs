@@ -1,0 +1,190 @@
+//! What a command without a mount namespace gets in place of mounts: a home, temporary files and settings in a private
+//! directory of the session's, and Landlock grants that step around whatever a mount would have covered.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use keyhatch_policies::rules::{Mount, SandboxRules};
+
+use crate::error::{RunError, at};
+use crate::ruleset::{Grant, May, devices};
+
+/// Files of the host that name users and services and no secret; tools cannot do without.
+const PUBLIC: &[&str] = &["/etc/passwd", "/etc/group", "/etc/hosts", "/etc/nsswitch.conf"];
+
+/// The rules as they hold here, what may be reached, and what the user should know.
+pub(crate) struct Furniture {
+    pub rules: SandboxRules,
+    pub grants: Vec<Grant>,
+    pub notes: Vec<String>,
+}
+
+/// Makes directories and files, and points the environment at them.
+pub(crate) fn prepare(given: &SandboxRules) -> Result<Furniture, RunError> {
+    let mut rules = given.clone();
+    let home = given.home_source.clone().unwrap_or_else(|| given.fallback.join("home"));
+    let tmp = given.fallback.join("tmp");
+    for directory in [&home, &tmp] {
+        make(directory)?;
+    }
+    let names = moved(given, &home);
+    for file in &given.files {
+        let path = beneath(&given.fallback.join("files"), &file.path);
+        path.parent().map_or(Ok(()), make)?;
+        fs::write(&path, renamed(&file.content, &names)).map_err(at("write", path.display().to_string()))?;
+    }
+    for value in rules.env.values_mut() {
+        *value = match given.files.iter().find(|file| file.path.as_os_str() == value.as_str()) {
+            Some(file) => beneath(&given.fallback.join("files"), &file.path).to_string_lossy().into_owned(),
+            None => renamed(value, &names),
+        };
+    }
+    rules.env.insert("TMPDIR".into(), tmp.to_string_lossy().into_owned());
+    if let Some((directory, tree)) = own_git_directory(given) {
+        rules.env.insert("GIT_DIR".into(), directory.to_string_lossy().into_owned());
+        rules.env.insert("GIT_WORK_TREE".into(), tree.to_string_lossy().into_owned());
+    }
+    let mut notes = vec![format!("temporary files are in {}; /tmp is out of reach", tmp.display())];
+    let grants = grants(given, &mut notes);
+    Ok(Furniture { rules, grants, notes })
+}
+
+fn make(directory: &Path) -> Result<(), RunError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(at("make", directory.display().to_string()))
+}
+
+fn beneath(directory: &Path, path: &Path) -> PathBuf {
+    directory.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// What would have been seen under another name: from, to.
+fn moved(rules: &SandboxRules, home: &Path) -> Vec<(String, String)> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut names: Vec<(String, String)> = rules
+        .mounts
+        .iter()
+        .filter(|mount| mount.source != mount.target && !is_covered(mount, rules))
+        .map(|mount| (text(&mount.target), text(&mount.source)))
+        .collect();
+    names.push((text(&rules.home), text(home)));
+    names
+}
+
+/// Whether a mount covers something of a writable one: a mask, which has no other name.
+fn is_covered(mount: &Mount, rules: &SandboxRules) -> bool {
+    rules.mounts.iter().any(|under| {
+        !under.read_only && under.target != mount.target && mount.target.starts_with(&under.target)
+    })
+}
+
+fn renamed(text: &str, names: &[(String, String)]) -> String {
+    // The home is the last of the names, and only whole: the project may be below it, at its own path.
+    names.iter().fold(text.to_owned(), |text, (from, to)| {
+        if text == *from {
+            to.clone()
+        } else if from.starts_with("/run/") {
+            text.replace(from, to)
+        } else {
+            text
+        }
+    })
+}
+
+/// The session's own git directory, which would be mounted over the project's: git takes it by name too.
+fn own_git_directory(rules: &SandboxRules) -> Option<(&Path, &Path)> {
+    let over =
+        |mount: &&Mount| !mount.read_only && mount.source != mount.target && mount.target.ends_with(".git");
+    let mount = rules.mounts.iter().find(over)?;
+    Some((&mount.source, mount.target.parent()?))
+}
+
+fn grants(rules: &SandboxRules, notes: &mut Vec<String>) -> Vec<Grant> {
+    let grant = |path: &Path, may| Grant { path: path.to_owned(), may };
+    let mut grants: Vec<Grant> = rules.system.iter().map(|path| grant(path, May::Read)).collect();
+    grants.extend(PUBLIC.iter().map(|path| grant(path.as_ref(), May::Read)));
+    grants.extend(
+        ["/proc"]
+            .iter()
+            .flat_map(|path| [grant(path.as_ref(), May::Read), grant(path.as_ref(), May::WriteExisting)]),
+    );
+    grants.extend(devices());
+    grants.push(grant(&rules.fallback, May::Write));
+    grants.extend(rules.home_source.iter().map(|home| grant(home, May::Write)));
+    for mount in &rules.mounts {
+        let masks: Vec<&Mount> = rules
+            .mounts
+            .iter()
+            .filter(|mask| mask.target != mount.target && mask.target.starts_with(&mount.target))
+            .collect();
+        if is_covered(mount, rules) {
+            // Its own source is reached by name where it is a directory of the session's; a mask covers, and is not seen.
+            if !mount.read_only {
+                grants.push(grant(&mount.source, May::Write));
+            }
+        } else if mount.read_only {
+            grants.push(grant(&mount.source, May::Read));
+        } else if mount.target.starts_with("/run") {
+            grants.push(grant(&mount.source, May::Connect));
+        } else if masks.is_empty() {
+            grants.push(grant(&mount.source, May::Write));
+        } else {
+            around(&mount.source, &masks, &mut grants, notes);
+        }
+    }
+    grants
+}
+
+/// Landlock cannot take a hole out of a grant: each entry of a directory that holds something covered is granted by itself.
+fn around(directory: &Path, masks: &[&Mount], grants: &mut Vec<Grant>, notes: &mut Vec<String>) {
+    notes.push(format!(
+        "{} holds what is protected: no file can be made in it itself, only below its directories",
+        directory.display()
+    ));
+    grants.push(Grant { path: directory.to_owned(), may: May::List });
+    let entries = fs::read_dir(directory).map(|entries| entries.collect::<io::Result<Vec<_>>>());
+    for entry in entries.and_then(|entries| entries).unwrap_or_default() {
+        let path = entry.path();
+        if let Some(mask) = masks.iter().find(|mask| mask.target == path) {
+            // A file that is shown read-only as it is may be read; one that something else covers may not.
+            if mask.source == mask.target {
+                grants.push(Grant { path, may: May::Read });
+            }
+        } else if masks.iter().any(|mask| mask.target.starts_with(&path)) {
+            around(&path, masks, grants, notes);
+        } else if entry.file_type().is_ok_and(|kind| !kind.is_symlink()) {
+            grants.push(Grant { path, may: May::Write });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_step_around_what_is_covered() {
+        let project = tempfile::tempdir().expect("a directory");
+        for name in ["src", ".git", "docs"] {
+            fs::create_dir(project.path().join(name)).expect("a directory");
+        }
+        fs::write(project.path().join(".env"), "secret").expect("a file");
+        fs::write(project.path().join(".envrc"), "run").expect("a file");
+        let at = |name: &str| project.path().join(name);
+        let mount = |source: PathBuf, target: PathBuf| Mount { source, target, read_only: true };
+        let hidden = mount("/empty".into(), at(".env"));
+        let shown = mount(at(".envrc"), at(".envrc"));
+        let inner = mount("/config".into(), at(".git/config"));
+        let (mut grants, mut notes) = (Vec::new(), Vec::new());
+        around(project.path(), &[&hidden, &shown, &inner], &mut grants, &mut notes);
+        let may =
+            |name: &str| grants.iter().filter(|g| g.path == at(name)).map(|g| g.may).collect::<Vec<_>>();
+        assert_eq!(may("src"), [May::Write]);
+        assert_eq!(may(".env"), [], "hidden");
+        assert_eq!(may(".envrc"), [May::Read], "as it is, read-only");
+        assert_eq!(may(".git"), [May::List], "not whole");
+        assert_eq!(notes.len(), 2);
+    }
+}

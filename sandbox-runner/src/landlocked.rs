@@ -1,0 +1,114 @@
+//! Tiers B and C: a command confined without namespaces, by Landlock and seccomp alone.
+//!
+//! This process stays outside as the supervisor: the command's Landlock scope keeps its signals away from it, and as the
+//! reaper of everything below it ends what is left when the command ends or `keyhatch run` dies. Weaker than tier A in
+//! what can be seen (metadata of the user's files, other command lines), and it says so.
+
+use std::io::{PipeReader, Read};
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use keyhatch_policies::rules::SandboxRules;
+use rustix::process::{Pid, Signal, WaitOptions, getppid, wait};
+
+use crate::error::{RunError, at};
+use crate::outer::{mirror, said};
+use crate::supervise::{Ended, announce, die_with_parent, reap_while};
+use crate::sys::{self, Forked};
+use crate::tier::{Chosen, Tier};
+use crate::{command, furniture, keyring, limits, network, privileges, terminal};
+
+/// Confines the command and waits for it.
+pub(crate) fn run(rules: &SandboxRules, chosen: &Chosen, handoff: OwnedFd) -> Result<ExitCode, RunError> {
+    // There is no loopback of its own to listen on.
+    network::hand_over(&[], &handoff)?;
+    drop(handoff);
+    let furniture = furniture::prepare(rules)?;
+    for line in [said_at_start(chosen)].iter().chain(&furniture.notes) {
+        announce(rules, line);
+    }
+    let (rules, grants) = (furniture.rules, furniture.grants);
+    keyring::enforce()?;
+    privileges::hide()?;
+    let parent = getppid();
+    // Asked of the kernel as a signal that can be handled: what is below must be ended first.
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
+        .map_err(at("watch", "the parent"))?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(at("reap", "what the command starts"))?;
+    sys::hold_signals(true).map_err(at("hold", "signals"))?;
+    let (alive_reader, alive_writer) = std::io::pipe().map_err(at("open", "a pipe"))?;
+    match sys::fork().map_err(at("fork", "the command"))? {
+        Forked::Child => {
+            drop(alive_writer);
+            let confined = || -> Result<i32, RunError> {
+                die_with_parent()?;
+                still_alive(alive_reader)?;
+                terminal::enforce(&rules)?;
+                limits::prepare(&rules).enforce()?;
+                privileges::drop_capabilities()?;
+                std::env::set_current_dir(&rules.cwd)
+                    .map_err(at("enter", rules.cwd.display().to_string()))?;
+                command::become_it(&rules, chosen, grants)
+            };
+            std::process::exit(said(confined()))
+        }
+        Forked::Parent(command) => {
+            drop(alive_reader);
+            let ended = reap_while(command, || getppid() == parent)?;
+            end_all_below()?;
+            drop(alive_writer);
+            Ok(mirror(ended.unwrap_or(Ended::Signal(9))))
+        }
+    }
+}
+
+fn said_at_start(chosen: &Chosen) -> String {
+    let sockets = match chosen.tier {
+        Tier::C => "no sockets at all",
+        _ => "the session's sockets and no others",
+    };
+    let because = chosen.because.as_deref().unwrap_or("unknown");
+    format!(
+        "{}: Landlock ABI {}, seccomp, {sockets}; no namespaces: {because}; keyhatch doctor says how to get tier A",
+        chosen.tier, chosen.abi
+    )
+}
+
+/// Refuses to go on where the supervisor died before its death was watched.
+fn still_alive(mut alive: PipeReader) -> Result<(), RunError> {
+    rustix::io::ioctl_fionbio(&alive, true).map_err(at("watch", "the parent"))?;
+    match alive.read(&mut [0]) {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(at("watch", "the parent")(error)),
+        Ok(_) => Err(at("watch", "the parent")(std::io::Error::from_raw_os_error(libc::ESRCH))),
+    }
+}
+
+/// Kills until no child is left. What a killed process had started becomes a child of this one.
+fn end_all_below() -> Result<(), RunError> {
+    loop {
+        for child in children()? {
+            // It may have ended meanwhile.
+            drop(sys::kill(child, libc::SIGKILL));
+        }
+        match wait(WaitOptions::empty()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return Ok(()),
+        }
+    }
+}
+
+fn children() -> Result<Vec<i32>, RunError> {
+    let own = rustix::process::getpid();
+    let entries = std::fs::read_dir("/proc").map_err(at("list", "/proc"))?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    Ok(numbers.filter(|pid| parent_of(*pid) == Some(own)).collect())
+}
+
+fn parent_of(pid: i32) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it is in parentheses and may hold anything, parentheses too.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    Pid::from_raw(fields.split(' ').nth(1)?.parse().ok()?)
+}

@@ -1,0 +1,30 @@
+//! The order of a start. Every step is irrevocable for this process and all it starts; each file owns one mechanism.
+//!
+//! ```text
+//! outer    descriptors → parent's death → cgroup → namespaces → loopback
+//! init     root prepared → session, terminal → keyring → limits → root → capabilities → hidden memory
+//! command  process group → no_new_privs → Landlock → seccomp → proof → descriptors → exec
+//! ```
+//!
+//! Between fork and exec only this program's own code runs, and each child dies with its parent: there is no moment at
+//! which a kill leaves something unconfined behind.
+
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use keyhatch_policies::rules::SandboxRules;
+
+use crate::error::RunError;
+use crate::tier::{self, Tier};
+use crate::{landlocked, outer, supervise};
+
+/// Starts the command of the rules in the strongest sandbox that this kernel gives.
+pub(crate) fn launch(rules: &SandboxRules, handoff: OwnedFd) -> Result<ExitCode, RunError> {
+    // Whoever kills `keyhatch run` kills all of it: this process, init with it, and with init the whole pid namespace.
+    supervise::die_with_parent()?;
+    let chosen = tier::prepare(rules)?;
+    match chosen.tier {
+        Tier::A => outer::run(rules, &chosen, handoff),
+        Tier::B | Tier::C => landlocked::run(rules, &chosen, handoff),
+    }
+}

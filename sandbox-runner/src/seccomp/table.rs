@@ -1,0 +1,120 @@
+//! The shape of the filter's data: calls, verdicts, tests of arguments, and which layers make which filter.
+//!
+//! An allow list: a call that no layer names does not exist inside (ENOSYS), so that libraries fall back to an older one
+//! and what a newer kernel adds is closed until somebody looks at it. What is named and dangerous is refused (EPERM),
+//! so that a user reads "not permitted" and not "not implemented". A later layer outweighs an earlier one.
+
+use super::allowed::{ALLOWED, CHECKED};
+use super::refused::{ABSENT, REFUSED, WITHOUT_NAMESPACES, WITHOUT_SOCKETS};
+
+/// The answer to one call.
+#[derive(Debug, Clone, Copy)]
+pub enum Verdict {
+    /// The kernel does it.
+    Allow,
+    /// EPERM.
+    Refuse,
+    /// ENOSYS.
+    Absent,
+    /// EPERM where all tests of one of these clauses hold; else the kernel does it.
+    RefuseWhen(&'static [&'static [Test]]),
+}
+
+/// A test of one argument. The kernel reads 32 bits of each argument that is tested here, so these are compared: a filter
+/// that compares 64 is passed by with a bit in the upper half (CVE-2019-10063).
+#[derive(Debug, Clone, Copy)]
+pub struct Test {
+    /// Which argument.
+    pub argument: u32,
+    /// The bits that count.
+    pub mask: u32,
+    /// Whether the test holds where the value is one of these, or where it is none.
+    pub among: bool,
+    /// The values.
+    pub values: &'static [u32],
+}
+
+impl Test {
+    pub(super) const fn is(argument: u32, values: &'static [u32]) -> Self {
+        Self { argument, mask: u32::MAX, among: true, values }
+    }
+
+    pub(super) const fn is_not(argument: u32, values: &'static [u32]) -> Self {
+        Self { argument, mask: u32::MAX, among: false, values }
+    }
+
+    /// Any of these bits is set.
+    pub(super) const fn has(argument: u32, bits: u32) -> Self {
+        Self { argument, mask: bits, among: false, values: &[0] }
+    }
+}
+
+/// A call by name and number.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    /// As in `syscalls(2)`.
+    pub name: &'static str,
+    /// On this architecture.
+    pub number: u32,
+}
+
+impl Call {
+    /// A call that `libc` names.
+    pub(super) const fn named(name: &'static str, number: libc::c_long) -> Self {
+        assert!(number >= 0 && number < MAX_CALLS as libc::c_long, "a call is out of the table");
+        Self { name: name.split_at("SYS_".len()).1, number: number as u32 }
+    }
+
+    /// A call that is newer than the crate: since 2019 a number is the same on every architecture.
+    pub(super) const fn newer(name: &'static str, number: u32) -> Self {
+        Self { name, number }
+    }
+}
+
+/// Calls that share a verdict and its reason.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Which.
+    pub calls: &'static [Call],
+    /// What is answered.
+    pub verdict: Verdict,
+    /// Who needs it, or which attack it stops.
+    pub reason: &'static str,
+}
+
+/// Names calls of `libc`.
+macro_rules! calls {
+    ($($name:ident)*) => { &[$($crate::seccomp::table::Call::named(stringify!($name), libc::$name)),*] };
+}
+pub(super) use calls;
+
+/// Numbers from here on do not exist on any kernel yet.
+pub const MAX_CALLS: usize = 512;
+
+/// In namespaces of its own.
+pub const NAMESPACED: &[&[Entry]] = &[ALLOWED, CHECKED, REFUSED, ABSENT];
+/// Without namespaces: what they would have hidden is refused, and every socket but local ones.
+pub const LANDLOCKED: &[&[Entry]] = &[ALLOWED, CHECKED, REFUSED, ABSENT, WITHOUT_NAMESPACES];
+/// Without namespaces, on a kernel that cannot say which local socket may be reached: none.
+pub const SOCKETLESS: &[&[Entry]] = &[ALLOWED, CHECKED, REFUSED, ABSENT, WITHOUT_NAMESPACES, WITHOUT_SOCKETS];
+
+/// The verdict on every number.
+pub(crate) const fn verdicts(layers: &[&[Entry]]) -> [Verdict; MAX_CALLS] {
+    let mut verdicts = [Verdict::Absent; MAX_CALLS];
+    let mut layer = 0;
+    while layer < layers.len() {
+        let mut entry = 0;
+        while entry < layers[layer].len() {
+            let Entry { calls, verdict, reason } = layers[layer][entry];
+            assert!(!reason.is_empty(), "every entry has a reason");
+            let mut call = 0;
+            while call < calls.len() {
+                verdicts[calls[call].number as usize] = verdict;
+                call += 1;
+            }
+            entry += 1;
+        }
+        layer += 1;
+    }
+    verdicts
+}

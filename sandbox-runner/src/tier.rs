@@ -1,0 +1,126 @@
+//! The tier: how much of the sandbox this kernel gives to an ordinary user.
+//!
+//! Comes in: what the kernel answers, and what the policy requires. Goes out: a tier that is printed before the command
+//! starts, or a refusal. Nothing is ever silently weaker.
+
+use std::fmt;
+use std::fs;
+use std::io;
+
+use keyhatch_policies::rules::{Requirement, SandboxRules};
+
+use crate::error::RunError;
+use crate::sys::{self, Forked};
+use crate::{mutation, namespaces};
+
+/// From this ABI on Landlock decides which local socket may be connected to.
+pub(crate) const ABI_LOCAL_SOCKETS: i32 = 9;
+/// From this ABI on signals and abstract sockets can be kept inside; below, nothing holds without namespaces.
+const ABI_SCOPES: i32 = 6;
+/// Ubuntu's switch: a namespace is given, and no power in it.
+const APPARMOR_RESTRICTION: &str = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+
+/// How much there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Namespaces, Landlock, seccomp.
+    A,
+    /// No namespaces; Landlock with a say over local sockets, seccomp.
+    B,
+    /// No namespaces, an older Landlock, seccomp without any socket.
+    C,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tier {self:?}")
+    }
+}
+
+/// A tier with its reasons.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// Which.
+    pub tier: Tier,
+    /// The kernel's Landlock ABI; 0 for none.
+    pub abi: i32,
+    /// Why it is not more.
+    pub because: Option<String>,
+}
+
+/// The Landlock ABI in use; 0 where the kernel has none or does not enforce it.
+pub(crate) fn landlock_abi() -> i32 {
+    let kernel = sys::landlock_abi().unwrap_or(0);
+    mutation::landlock_abi().map_or(kernel, |cap| cap.min(kernel))
+}
+
+/// Enters namespaces, or says what is left without them. Refuses what the policy does not accept.
+pub(crate) fn prepare(rules: &SandboxRules) -> Result<Chosen, RunError> {
+    let abi = landlock_abi();
+    let because = match enter() {
+        Ok(()) => None,
+        Err(RunError::NoNamespaces { source }) => Some(explain(&source)),
+        Err(other) => return Err(other),
+    };
+    let tier = match (&because, abi) {
+        (None, _) => Tier::A,
+        (Some(_), ABI_LOCAL_SOCKETS..) => Tier::B,
+        (Some(_), ABI_SCOPES..) => Tier::C,
+        (Some(because), _) => return Err(RunError::NoTier { because: because.clone(), abi }),
+    };
+    let missed = |required: &&Requirement| match required {
+        Requirement::Namespaces => tier != Tier::A,
+        Requirement::LocalSockets => tier == Tier::C,
+        // Joined, or missed, before this.
+        Requirement::Cgroup => false,
+    };
+    match rules.require.iter().find(missed) {
+        Some(what) => {
+            Err(RunError::Required { what: *what, tier, abi, because: because.unwrap_or_default() })
+        }
+        None => Ok(Chosen { tier, abi, because }),
+    }
+}
+
+/// Where AppArmor gives namespaces without power, a child finds out: this process could not come back from one.
+fn enter() -> Result<(), RunError> {
+    if fs::read_to_string(APPARMOR_RESTRICTION).is_ok_and(|switch| switch.trim() != "0") {
+        trial()?;
+    }
+    namespaces::enforce()
+}
+
+/// Whether a child of this process can have namespaces.
+pub(crate) fn trial() -> Result<(), RunError> {
+    let refused = |source: io::Error| RunError::NoNamespaces { source };
+    match sys::fork().map_err(refused)? {
+        Forked::Child => std::process::exit(match namespaces::enforce() {
+            Ok(()) => 0,
+            Err(RunError::NoNamespaces { source }) => source.raw_os_error().unwrap_or(libc::EPERM),
+            Err(_) => libc::EPERM,
+        }),
+        Forked::Parent(child) => {
+            let ended = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())
+                .map_err(|error| refused(error.into()))?;
+            match ended.and_then(|(_, status)| status.exit_status()) {
+                Some(0) => Ok(()),
+                Some(errno) => Err(refused(io::Error::from_raw_os_error(errno))),
+                None => Err(refused(io::Error::from_raw_os_error(libc::EPERM))),
+            }
+        }
+    }
+}
+
+/// Names the switch that forbids namespaces, as far as it can be seen from here.
+pub(crate) fn explain(error: &io::Error) -> String {
+    let reads = |file: &str, value: &str| fs::read_to_string(file).is_ok_and(|text| text.trim() == value);
+    if reads("/proc/sys/user/max_user_namespaces", "0") {
+        "user namespaces are switched off by the sysctl user.max_user_namespaces".to_owned()
+    } else if reads("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        "user namespaces are switched off by the sysctl kernel.unprivileged_userns_clone".to_owned()
+    } else if reads(APPARMOR_RESTRICTION, "1") {
+        "AppArmor restricts user namespaces to programs with a profile".to_owned()
+    } else {
+        format!("the kernel refuses user namespaces here, as containers do ({error})")
+    }
+}
