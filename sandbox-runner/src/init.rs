@@ -33,7 +33,10 @@ pub(crate) fn run(
     privileges::drop_capabilities()?;
     // Init keeps the agent's uid: not dumpable, its memory and descriptors are out of the agent's reach.
     privileges::hide()?;
-    announce(rules, &format!("tier A: namespaces, Landlock ABI {}, seccomp", chosen.abi));
+    // All there is: a person reads it, a program that reads standard error is left alone. Anything less is always said.
+    if rustix::termios::isatty(std::io::stderr()) {
+        announce(rules, &format!("tier A: namespaces, Landlock ABI {}, seccomp", chosen.abi));
+    }
     let command = match sys::fork().map_err(at("fork", "the command"))? {
         Forked::Child => {
             drop(status);
