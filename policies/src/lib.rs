@@ -7,6 +7,8 @@
 mod explain;
 mod judge;
 mod limits;
+pub mod network;
+mod network_toml;
 mod parse;
 mod pattern;
 mod place;
@@ -24,6 +26,7 @@ pub use limits::{Bytes, SessionLimits, Span};
 pub use place::PolicyError;
 pub use sandbox::{HidePatterns, HomeChoice, ProjectAccess, SandboxPolicy};
 
+use network::Network;
 use pattern::{RefPattern, Where};
 
 /// A parsed policy.
@@ -38,6 +41,7 @@ pub struct Policy {
     limits: PushLimits,
     session_limits: SessionLimits,
     sandbox: SandboxPolicy,
+    network: Network,
 }
 
 /// What a push may weigh.
@@ -248,5 +252,11 @@ impl Policy {
     #[must_use]
     pub const fn sandbox(&self) -> &SandboxPolicy {
         &self.sandbox
+    }
+
+    /// What of the network it opens.
+    #[must_use]
+    pub const fn network(&self) -> &Network {
+        &self.network
     }
 }
