@@ -7,11 +7,10 @@
 mod explain;
 mod judge;
 mod limits;
-pub mod network;
-mod network_toml;
 mod parse;
 mod pattern;
 mod place;
+mod repository;
 pub mod rules;
 mod sandbox;
 mod units;
@@ -24,9 +23,9 @@ pub use explain::{describe, explain, settings};
 pub use judge::{brokered, judge, judge_ref, judge_remote};
 pub use limits::{Bytes, SessionLimits, Span};
 pub use place::PolicyError;
+pub use repository::{GitDirectory, RepositoryPolicy};
 pub use sandbox::{HidePatterns, HomeChoice, ProjectAccess, SandboxPolicy};
 
-use network::Network;
 use pattern::{RefPattern, Where};
 
 /// A parsed policy.
@@ -41,7 +40,7 @@ pub struct Policy {
     limits: PushLimits,
     session_limits: SessionLimits,
     sandbox: SandboxPolicy,
-    network: Network,
+    repository: RepositoryPolicy,
 }
 
 /// What a push may weigh.
@@ -254,9 +253,9 @@ impl Policy {
         &self.sandbox
     }
 
-    /// What of the network it opens.
+    /// How it goes together with the project's repository.
     #[must_use]
-    pub const fn network(&self) -> &Network {
-        &self.network
+    pub const fn repository(&self) -> &RepositoryPolicy {
+        &self.repository
     }
 }

@@ -8,11 +8,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::limits::LimitsToml;
-use crate::network_toml::{self, NetworkToml};
 use crate::pattern::{HostPattern, RefPattern, RemotePattern, Where};
 use crate::place::PolicyError;
+use crate::repository::RepositoryToml;
 use crate::sandbox::SandboxToml;
-use crate::{CredentialChoice, Policy, PushRule, Rule, RuleDecision, limits, sandbox, units};
+use crate::{CredentialChoice, Policy, PushRule, Rule, RuleDecision, limits, repository, sandbox, units};
 
 /// How long a person may take, unless the policy says otherwise.
 const APPROVAL_TIMEOUT: Duration = Duration::from_secs(600);
@@ -31,7 +31,7 @@ struct PolicyToml {
     approval: Option<ApprovalToml>,
     limits: Option<LimitsToml>,
     sandbox: Option<SandboxToml>,
-    network: Option<Spanned<NetworkToml>>,
+    repository: Option<RepositoryToml>,
 }
 
 #[derive(Deserialize)]
@@ -106,7 +106,7 @@ impl Text<'_> {
         PolicyError::at(self.text, self.origin, span, what, Some(help))
     }
 
-    pub(crate) fn present(&self, value: &Spanned<String>, what: &str) -> Result<String, PolicyError> {
+    fn present(&self, value: &Spanned<String>, what: &str) -> Result<String, PolicyError> {
         let text = value.get_ref().trim();
         let plain = |c: char| c.is_ascii_graphic() || c == ' ';
         if text.is_empty() || text.len() > 200 || !text.chars().all(plain) {
@@ -251,7 +251,7 @@ pub(crate) fn parse(text: &str, origin: &str) -> Result<Policy, PolicyError> {
         limits: push_limits,
         session_limits,
         sandbox: sandbox::parse(&place, toml.sandbox)?,
-        network: network_toml::network(&place, toml.network)?,
+        repository: repository::parse(&place, toml.repository)?,
         push: toml.push.into_iter().map(|rule| place.push(rule)).collect::<Result<_, _>>()?,
     };
     Ok(policy)
