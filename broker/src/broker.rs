@@ -10,7 +10,6 @@ use serde_json::{Map, Value};
 use crate::approval::{Queue, seconds};
 use crate::audit::{AuditError, AuditLog};
 use crate::credential::HostGit;
-use crate::network;
 use crate::paths::Paths;
 use crate::session::Session;
 use crate::session::report::{Section, SessionReport};
@@ -90,22 +89,20 @@ impl Broker {
 
     /// Ends a session: its sockets, its requests, its grants. Returns its report, which is kept; none where it ended
     /// before. `more` is what the command that ran it knows.
-    pub fn end(&self, id: &SessionId, more: Vec<Section>) -> Option<SessionReport> {
+    pub async fn end(&self, id: &SessionId, more: Vec<Section>) -> Option<SessionReport> {
         let session = self.lock_sessions().remove(id)?;
         self.queue.forget(id);
         session.close();
+        let finishing = session.clone();
+        let left = tokio::task::spawn_blocking(move || finishing.finish()).await.unwrap_or_default();
         let now = SystemTime::now();
         let lasted = now.duration_since(session.opened).unwrap_or_default().as_secs();
-        if let Some(fields) = network::report::audit_fields(&session.network)
-            && let Err(error) = self.record(id, "network-summary", fields)
-        {
-            tracing::error!(session = %id, %error, "a session's connections could not be recorded");
-        }
         if let Err(error) = self.record(id, "session-closed", vec![("seconds", lasted.into())]) {
             tracing::error!(session = %id, %error, "a session's end could not be recorded");
         }
         let mut report = SessionReport::of(&session);
         report.closed = Some(seconds(now));
+        report.sections.extend(left);
         report.sections.extend(more);
         if let Err(error) = report.keep(&self.paths.reports()) {
             tracing::warn!(session = %id, %error, "a session's report is not kept");

@@ -13,11 +13,14 @@ use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::approval::seconds;
 use crate::audit::{self, AuditError};
 use crate::broker::{Broker, random};
 use crate::control::server;
 use crate::credential::HostGit;
 use crate::paths::{Paths, PathsError};
+use crate::session::gitdir;
+use crate::session::report::SessionReport;
 
 /// The daemon could not start.
 #[derive(Debug, Error)]
@@ -79,6 +82,7 @@ async fn serve(paths: Paths) -> Result<Ended, DaemonError> {
     }
     let broker = Arc::new(Broker::new(paths, HostGit::of_user())?);
     conclude(&broker)?;
+    recover_git_directories(&broker);
     let listener = UnixListener::bind(&socket).map_err(setup("the control socket"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(setup("signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(setup("signals"))?;
@@ -89,12 +93,23 @@ async fn serve(paths: Paths) -> Result<Ended, DaemonError> {
         _ = interrupt.recv() => {}
     }
     for session in broker.sessions() {
-        broker.end(&session.id, Vec::new());
+        broker.end(&session.id, Vec::new()).await;
     }
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::warn!(%error, "cannot remove the control socket");
     }
     Ok(Ended::Stopped)
+}
+
+/// Brings what sessions committed that an earlier broker left, and keeps the report that they would have had.
+fn recover_git_directories(broker: &Arc<Broker>) {
+    let reports = broker.paths.reports();
+    gitdir::recover(&broker.paths.git_directories(), move |record, sections| {
+        let closed = seconds(std::time::SystemTime::now());
+        if let Err(error) = SessionReport::recovered(record, sections, closed).keep(&reports) {
+            tracing::warn!(session = %record.session, %error, "a session's report is not kept");
+        }
+    });
 }
 
 /// Says of every push that was being sent when an earlier broker died that its outcome is unknown.
@@ -134,9 +149,6 @@ fn harden() -> io::Result<()> {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    // A tunnel holds six descriptors, and the usual soft limit is 1024: what one session may open must not starve the others.
-    let files = rustix::process::getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum })?;
     Ok(())
 }
 

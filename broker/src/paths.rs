@@ -60,9 +60,14 @@ impl Paths {
         };
         let state = absolute("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("keyhatch");
         let paths = Self { runtime, state };
-        for dir in
-            [paths.runtime.clone(), paths.sessions(), paths.files(), paths.state.clone(), paths.spool()]
-        {
+        for dir in [
+            paths.runtime.clone(),
+            paths.sessions(),
+            paths.files(),
+            paths.state.clone(),
+            paths.spool(),
+            paths.git_directories(),
+        ] {
             make_private(&dir)?;
         }
         Ok(paths)
@@ -98,12 +103,6 @@ impl Paths {
         self.runtime.join("files")
     }
 
-    /// What outlives a session.
-    #[must_use]
-    pub fn state(&self) -> &Path {
-        &self.state
-    }
-
     /// The audit log.
     #[must_use]
     pub fn audit(&self) -> PathBuf {
@@ -132,6 +131,12 @@ impl Paths {
     #[must_use]
     pub fn homes(&self) -> PathBuf {
         self.state.join("homes")
+    }
+
+    /// The sessions' own git directories, one directory a session.
+    #[must_use]
+    pub fn git_directories(&self) -> PathBuf {
+        self.state.join("gitdirs")
     }
 
     /// Repositories that the broker keeps for a remote.

@@ -26,17 +26,12 @@ fn nothing_of_the_users_is_visible() {
 }
 
 #[test]
-fn the_project_is_writable_and_git_configuration_and_hooks_are_not() {
+fn the_project_is_writable_and_the_system_is_not() {
     let world = World::new();
     let project = world.project("p", "https://h.example/p.git");
-    let script = "echo x > new && echo made; echo x >> .git/config; echo x > .git/hooks/post-commit; \
-                  rm -f .git/config; mv .git/hooks .git/h; git config core.fsmonitor x; rm -rf .git/hooks; echo y > /usr/x; ls .git/hooks";
-    let ran = world.run(&project, "default", script);
+    let ran = world.run(&project, "default", "echo x > new && echo made; echo y > /usr/x");
     assert!(ran.stdout.contains("made"), "{ran:?}");
     assert_eq!(std::fs::read_to_string(project.join("new")).expect("a file"), "x\n");
-    let config = std::fs::read_to_string(project.join(".git/config")).expect("a file");
-    assert!(config.contains("h.example") && !config.contains("fsmonitor"), "{config}");
-    assert!(!project.join(".git/hooks/post-commit").exists() && project.join(".git/hooks").exists());
     assert!(!std::path::Path::new("/usr/x").exists());
 }
 
@@ -104,7 +99,7 @@ fn signals_reach_the_command_and_killing_keyhatch_kills_it_all() {
     let run = world.start(&project, "default", &format!("echo ready > s; sleep {mark}"));
     world.wait_until("the command is ready", || project.join("s").exists());
     let sleeping = || processes_of(&format!("sleep {mark}"));
-    world.wait_until("it sleeps", || !sleeping().is_empty());
+    assert!(!sleeping().is_empty());
     run.signal(libc::SIGKILL);
     world.wait_until("everything is gone", || sleeping().is_empty());
 }

@@ -9,6 +9,7 @@ mod https;
 mod ports;
 pub mod raw;
 mod sshd;
+mod twins;
 mod user;
 mod world;
 
@@ -16,5 +17,6 @@ pub use compare::{Did, Script, refs, twins};
 pub use https::HttpsServer;
 pub use ports::free_port;
 pub use sshd::{SshServer, SshVersion};
+pub use twins::{GITS, Twins};
 pub use user::User;
 pub use world::{Finished, Running, World};

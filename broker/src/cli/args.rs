@@ -65,12 +65,18 @@ pub(crate) enum Command {
     /// The confined child that looks into packs.
     #[command(hide = true)]
     Inspect,
+    /// The confined child that reads a session's git directory.
+    #[command(hide = true)]
+    Harvest,
 }
 
 impl Command {
     /// Whether it reads or changes what belongs to a user.
     pub(crate) const fn acts_as_user(&self) -> bool {
-        !matches!(self, Self::Completions { .. } | Self::Man | Self::Inspect | Self::Policy(_))
+        !matches!(
+            self,
+            Self::Completions { .. } | Self::Man | Self::Inspect | Self::Harvest | Self::Policy(_)
+        )
     }
 }
 

@@ -98,6 +98,9 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     if matches!(args.command, Command::Inspect) {
         return Ok(inspect::child_main());
     }
+    if matches!(args.command, Command::Harvest) {
+        return Ok(crate::session::gitdir::harvest::child_main());
+    }
     if rustix::process::getuid().is_root() && !args.as_root && args.command.acts_as_user() {
         return Err(Failure::invalid(
             "refusing to run as root: keyhatch serves an ordinary user",
@@ -132,7 +135,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
             page.render(&mut std::io::stdout()).map_err(|e| Failure::internal("cannot write", &e))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Inspect => Ok(ExitCode::from(exit::INTERNAL)),
+        Command::Inspect | Command::Harvest => Ok(ExitCode::from(exit::INTERNAL)),
     }
 }
 

@@ -30,7 +30,6 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::broker::Broker;
-use crate::network;
 use crate::session::Session;
 use crate::upstream::Service;
 
@@ -74,7 +73,15 @@ pub fn listen_on_loopback(
     session: &Arc<Session>,
     descriptor: OwnedFd,
 ) -> Result<(), ListenError> {
-    let listener = network::listener(descriptor)?;
+    if !rustix::net::sockopt::socket_acceptconn(&descriptor).map_err(io::Error::from)? {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
+    }
+    let listener = std::net::TcpListener::from(descriptor);
+    if !listener.local_addr()?.ip().is_loopback() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
+    }
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
     let front = Front { broker: broker.clone(), session: session.clone() };
     tokio::spawn(accept_until_closed(front, Listener::Tcp(listener)));
     Ok(())

@@ -33,7 +33,9 @@ pub(super) fn failed(step: &str, error: impl std::fmt::Display) -> Refusal {
 
 fn work() -> Result<Inspected, Refusal> {
     let order = read_order().map_err(|error| failed("the order", error))?;
-    confine::enforce(&order).map_err(|error| failed("the confinement", error))?;
+    let readable: Vec<_> = order.objects.iter().chain(&order.bases).cloned().collect();
+    let cage = confine::Cage { readable: &readable, quarantine: &order.quarantine, limits: order.limits };
+    confine::enforce(&cage).map_err(|error| failed("the confinement", error))?;
     let spool = io::stdin().as_fd().try_clone_to_owned().map_err(|error| failed("the spool", error))?;
     let quarantine = Quarantine::index(&order, &File::from(spool))?;
     let mut missing = Missing::default();

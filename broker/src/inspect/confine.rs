@@ -14,7 +14,7 @@ use rustix::process::{
 };
 use seccompiler::{SeccompAction, SeccompFilter, TargetArch, apply_filter};
 
-use super::Order;
+use super::Limits;
 
 /// Programs and libraries: git, and what it is linked with.
 const PROGRAMS: &[&str] = &[
@@ -61,12 +61,22 @@ const REFUSED: &[i64] = &[
     libc::SYS_open_by_handle_at,
 ];
 
+/// What a confined child may still do.
+pub(crate) struct Cage<'c> {
+    /// What it may read, beside programs.
+    pub(crate) readable: &'c [PathBuf],
+    /// The one directory that it may write.
+    pub(crate) quarantine: &'c Path,
+    /// How much it may hold.
+    pub(crate) limits: Limits,
+}
+
 /// Confines this process and everything that it starts.
-pub(super) fn enforce(order: &Order) -> io::Result<()> {
+pub(crate) fn enforce(cage: &Cage<'_>) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    limit(order)?;
-    restrict(order)?;
+    limit(cage)?;
+    restrict(cage)?;
     let rules = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
     let arch: TargetArch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
     let refused = SeccompAction::Errno(libc::EPERM.cast_unsigned());
@@ -75,8 +85,8 @@ pub(super) fn enforce(order: &Order) -> io::Result<()> {
     apply_filter(&program).map_err(io::Error::other)
 }
 
-fn limit(order: &Order) -> io::Result<()> {
-    let pack = order.limits.pack_bytes;
+fn limit(cage: &Cage<'_>) -> io::Result<()> {
+    let pack = cage.limits.pack_bytes;
     let limits = [
         (Resource::Core, 0),
         (Resource::As, MEMORY.saturating_add(pack.saturating_mul(3))),
@@ -90,10 +100,9 @@ fn limit(order: &Order) -> io::Result<()> {
     Ok(())
 }
 
-fn restrict(order: &Order) -> io::Result<()> {
+fn restrict(cage: &Cage<'_>) -> io::Result<()> {
     let known = ABI::V6;
-    let stores = order.objects.iter().chain(&order.bases).cloned();
-    let readable = PROGRAMS.iter().map(PathBuf::from).chain(stores);
+    let readable = PROGRAMS.iter().map(PathBuf::from).chain(cage.readable.iter().cloned());
     let build = || -> Result<RulesetStatus, landlock::RulesetError> {
         let mut ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
@@ -112,7 +121,7 @@ fn restrict(order: &Order) -> io::Result<()> {
             grant(&path, AccessFs::from_read(known))?;
         }
         grant(Path::new("/dev/null"), AccessFs::from_file(known))?;
-        grant(&order.quarantine, AccessFs::from_all(known))?;
+        grant(cage.quarantine, AccessFs::from_all(known))?;
         Ok(ruleset.restrict_self()?.ruleset)
     };
     match build().map_err(io::Error::other)? {

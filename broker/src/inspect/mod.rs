@@ -6,10 +6,10 @@
 
 mod changes;
 mod child;
-mod confine;
+pub(crate) mod confine;
 mod history;
 mod missing;
-mod quarantine;
+pub(crate) mod quarantine;
 mod reach;
 mod secrets;
 

@@ -264,7 +264,8 @@ impl Drop for Fsck {
     }
 }
 
-fn git() -> Command {
+/// git with nothing of the user's or the system's configuration.
+pub(crate) fn git() -> Command {
     let mut git = Command::new("git");
     git.env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -1,6 +1,7 @@
 //! Sessions: one project, one policy, one set of sockets. Reaching the socket is the session's identity.
 
 mod git_config;
+pub mod gitdir;
 mod project;
 pub mod report;
 
@@ -9,16 +10,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use keyhatch_policies::rules::{FileInside, Mount, NetworkInside};
-use keyhatch_policies::{Policy, Project, ProjectAccess, Terms};
+use keyhatch_policies::rules::{FileInside, Mount};
+use keyhatch_policies::{GitDirectory, Policy, Project, ProjectAccess, Terms};
 use keyhatch_protocol::{ObjectId, Remote, SessionId};
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 
+use crate::approval::seconds;
 use crate::credential::ProjectSecrets;
-use crate::network::{SessionNetwork, plan};
+use crate::inspect::Limits;
 use crate::paths::{Paths, PathsError, make_private};
-use crate::registries::{self, Answer};
+
+use gitdir::{Keeper, Record, Source};
+use report::Section;
 
 pub(crate) use git_config::parse_list;
 pub use keyhatch_protocol::message::SOCKETS_INSIDE;
@@ -38,6 +42,9 @@ pub enum OpenError {
     /// A directory of ours failed.
     #[error(transparent)]
     Paths(#[from] PathsError),
+    /// Its own git directory could not be made.
+    #[error("cannot make the session's own git directory")]
+    GitDirectory(#[source] std::io::Error),
     /// A file of the session could not be written.
     #[error("cannot write the session's files")]
     Write(#[source] std::io::Error),
@@ -64,13 +71,13 @@ pub struct Session {
     pub connections: Arc<Semaphore>,
     /// Turns true when it ends; listeners and held requests watch it.
     pub closed: watch::Sender<bool>,
-    /// Its network: what is allowed, and what was counted.
-    pub network: SessionNetwork,
     sockets: PathBuf,
     files: PathBuf,
     fetches: Mutex<HashMap<Remote, Admitted>>,
     tips: Mutex<HashMap<Remote, Vec<ObjectId>>>,
     counts: Mutex<BTreeMap<String, u64>>,
+    /// Watches its own git directory; none where it shares the project's.
+    keeper: Option<Keeper>,
 }
 
 /// A fetch that was judged: one clone is several requests.
@@ -91,10 +98,6 @@ pub struct Furniture {
     pub files: Vec<FileInside>,
     /// What the user should know.
     pub notes: Vec<String>,
-    /// The network, and the sockets in it that are handed over.
-    pub network: NetworkInside,
-    /// Variables that lead tools to the proxy and to registries.
-    pub env: BTreeMap<String, String>,
 }
 
 impl Session {
@@ -141,6 +144,18 @@ impl Session {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Brings what it committed, and says what could not be brought. Blocks.
+    #[must_use]
+    pub fn finish(&self) -> Vec<Section> {
+        self.keeper.as_ref().map(Keeper::finish).unwrap_or_default()
+    }
+
+    /// What it has brought so far.
+    #[must_use]
+    pub fn brought(&self) -> Vec<Section> {
+        self.keeper.as_ref().map(Keeper::sections).unwrap_or_default()
+    }
+
     /// Waits until it ends.
     pub async fn ended(&self) {
         // The sender is this session's own and outlives the wait; were it gone, the session would be over too.
@@ -168,7 +183,7 @@ pub async fn open(
     paths: &Paths,
     id: SessionId,
     directory: Option<PathBuf>,
-    (policy, registries): (Policy, Vec<Answer>),
+    policy: Policy,
 ) -> Result<(Session, Furniture), OpenError> {
     let sockets = paths.sessions().join(id.as_str());
     let files = paths.files().join(id.as_str());
@@ -190,25 +205,36 @@ pub async fn open(
     if access != ProjectAccess::None {
         let read_only = access == ProjectAccess::Read;
         mounts.push(Mount { source: directory.clone(), target: directory.clone(), read_only });
-        mounts.extend(git.mounts(&files).map_err(OpenError::Write)?);
     }
+    let limits = policy.limits();
+    let own = access != ProjectAccess::None && policy.repository().git_dir == GitDirectory::Own;
+    let keeper = if own {
+        let record = Record {
+            session: id.clone(),
+            project: directory.clone(),
+            policy: policy.name().to_owned(),
+            opened: seconds(SystemTime::now()),
+            limits: Limits { pack_bytes: limits.pack_bytes, objects: limits.objects },
+            repositories: Vec::new(),
+        };
+        let at = paths.git_directories().join(id.as_str());
+        let (keeper, own_mounts) = own_git_directory(at, record, git.sources).await?;
+        let read_only = access == ProjectAccess::Read;
+        mounts.extend(own_mounts.into_iter().map(|m| Mount { read_only: m.read_only || read_only, ..m }));
+        Some(keeper)
+    } else {
+        if access != ProjectAccess::None {
+            mounts.extend(git.shared_mounts(&files).map_err(OpenError::Write)?);
+        }
+        None
+    };
     mounts.push(Mount { source: sockets.clone(), target: SOCKETS_INSIDE.into(), read_only: false });
     let inside = git_config::inside(&policy, &project, &git.preferences);
-    let mut furniture = Furniture {
+    let furniture = Furniture {
         mounts,
         files: vec![FileInside { path: "/etc/gitconfig".into(), content: inside }],
         notes: git.notes.clone(),
-        network: plan::inside(policy.network()),
-        env: plan::environment(policy.network()),
     };
-    furniture.notes.extend(plan::notes(policy.network()));
-    let hosts = registries::hosts(&registries);
-    for answer in registries {
-        furniture.env.extend(answer.env);
-        furniture.files.extend(answer.files);
-        furniture.notes.extend(answer.note);
-    }
-    let network = SessionNetwork::new(policy.network().clone(), hosts);
     let session = Session {
         id,
         directory,
@@ -224,7 +250,23 @@ pub async fn open(
         fetches: Mutex::default(),
         tips: Mutex::default(),
         counts: Mutex::default(),
-        network,
+        keeper,
     };
     Ok((session, furniture))
+}
+
+/// Makes the session's own git directories and starts to watch them.
+async fn own_git_directory(
+    directory: PathBuf,
+    mut record: Record,
+    sources: Vec<Source>,
+) -> Result<(Keeper, Vec<Mount>), OpenError> {
+    let made = tokio::task::spawn_blocking(move || {
+        let (states, mounts) = gitdir::build(&directory, &sources)?;
+        record.repositories = states;
+        Ok((Keeper::start(&directory, record)?, mounts))
+    });
+    made.await
+        .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))
+        .map_err(OpenError::GitDirectory)
 }

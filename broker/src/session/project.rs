@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::process::Command;
 
 use super::git_config::{Setting, is_harmless_preference, parse_list, render};
+use super::gitdir::{DotGit, Repository, Source};
 use crate::credential::ProjectSecrets;
 
 /// A `git config` takes milliseconds; one that hangs waits for a network file system.
@@ -57,8 +58,9 @@ pub struct ProjectGit {
     pub preferences: Vec<Setting>,
     /// What the user should know.
     pub notes: Vec<String>,
-    directory: Option<PathBuf>,
-    config: Vec<Setting>,
+    /// Its repositories, each with a cleaned configuration; the project's own first.
+    pub sources: Vec<Source>,
+    user: Vec<Setting>,
 }
 
 impl ProjectGit {
@@ -72,44 +74,71 @@ impl ProjectGit {
         let user = list(&["--global"]).await?.into_iter().chain(list(&["--system"]).await?);
         let user: Vec<Setting> = user.collect();
         let preferences = user.iter().filter(|setting| is_harmless_preference(setting)).cloned().collect();
-        let mut git = Self { preferences, ..Self::default() };
-        let dot_git = project.join(".git");
-        if !dot_git.is_dir() {
-            if dot_git.exists() {
-                git.notes.push("this project's .git is a file: git inside sees no repository yet".into());
-            }
-            return Ok(git);
-        }
-        let file = dot_git.join("config");
-        let raw = list_raw(&["--no-includes", "--file", &file.to_string_lossy()]).await?;
+        let mut git = Self { preferences, user, ..Self::default() };
+        let Some(repository) = Repository::of(project).map_err(unusable)? else { return Ok(git) };
+        let raw = git.raw_config(&repository).await?;
         git.secrets = ProjectSecrets::from_config_list(&raw);
-        git.objects = vec![dot_git.join("objects")];
-        git.config = parse_list(&raw).into_iter().filter_map(|s| clean(s, &user)).collect();
+        git.objects.clone_from(&repository.stores);
+        let source = git.source(repository, &raw, project);
         let urls = |suffix: &str, section: &str| -> Vec<Remote> {
             let of_kind = |s: &&Setting| s.key.starts_with(section) && s.key.ends_with(suffix);
-            let values = git.config.iter().filter(of_kind);
+            let values = source.config.iter().filter(of_kind);
             values.filter_map(|s| Remote::parse(&s.value).ok()).collect()
         };
         let mut remotes = urls(".url", "remote.");
         remotes.extend(urls(".pushurl", "remote."));
         remotes.dedup();
         (git.remotes, git.submodules) = (remotes, urls(".url", "submodule."));
-        git.directory = Some(dot_git);
+        git.sources.push(source);
         Ok(git)
     }
 
-    /// Writes the cleaned configuration, and says what is mounted over the project's git directory.
+    /// A repository's configuration as git lists it: the shared file, then the worktree's own.
+    async fn raw_config(&self, repository: &Repository) -> Result<Vec<u8>, ProjectError> {
+        let file = repository.common.join("config");
+        let mut raw = list_raw(&["--no-includes", "--file", &file.to_string_lossy()]).await?;
+        let own = repository.git_dir.join("config.worktree");
+        if own.is_file()
+            && parse_list(&raw).iter().any(|s| s.key == "extensions.worktreeconfig" && s.value == "true")
+        {
+            raw.extend(list_raw(&["--no-includes", "--file", &own.to_string_lossy()]).await?);
+        }
+        Ok(raw)
+    }
+
+    /// A repository with what its session's configuration will be.
+    fn source(&self, repository: Repository, raw: &[u8], project: &Path) -> Source {
+        let settings = parse_list(raw);
+        // The repository's own setting is nearer than the user's.
+        let of = |settings: &[Setting]| {
+            settings.iter().rev().find(|s| s.key == "core.hookspath").map(|s| s.value.clone())
+        };
+        let hooks = of(&settings).or_else(|| of(&self.user));
+        let mut config: Vec<Setting> = settings.into_iter().filter_map(|s| clean(s, &self.user)).collect();
+        let hooks = hooks.and_then(|path| {
+            let path = expanded(&path);
+            let resolved = repository.worktree.join(&path);
+            if resolved.starts_with(project) {
+                config.push(Setting { key: "core.hookspath".into(), value: path.display().to_string() });
+                return None;
+            }
+            Some(resolved)
+        });
+        Source { repository, config, hooks }
+    }
+
+    /// The mounts where the session shares the project's own git directory: configuration and hooks are read-only.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn mounts(&self, files: &Path) -> io::Result<Vec<Mount>> {
-        let Some(directory) = &self.directory else { return Ok(Vec::new()) };
+    pub fn shared_mounts(&self, files: &Path) -> io::Result<Vec<Mount>> {
+        let own = self.sources.first().filter(|source| source.repository.dot_git == DotGit::Directory);
+        let Some(source) = own else { return Ok(Vec::new()) };
+        let directory = &source.repository.common;
         let config = files.join("config");
-        fs::write(&config, render(&self.config))?;
+        fs::write(&config, render(&source.config))?;
         let read_only = |source: PathBuf, target: PathBuf| Mount { source, target, read_only: true };
-        // A mount point cannot be renamed: else the directory around the protected files could be put aside whole.
-        let pinned = Mount { source: directory.clone(), target: directory.clone(), read_only: false };
-        let mut mounts = vec![pinned, read_only(config, directory.join("config"))];
+        let mut mounts = vec![read_only(config, directory.join("config"))];
         let hooks = directory.join("hooks");
         if hooks.is_dir() {
             mounts.push(read_only(hooks.clone(), hooks));
@@ -123,11 +152,25 @@ impl ProjectGit {
     }
 }
 
+/// `~/` as git expands it in a path.
+fn expanded(path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
+        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => PathBuf::from(path),
+    }
+}
+
 /// Keeps a setting of the project's own configuration, without secrets, programs and includes.
 fn clean(setting: Setting, user: &[Setting]) -> Option<Setting> {
-    const SECTIONS: &[&str] = &["branch.", "extensions.", "user.", "author.", "committer.", "pull.", "push."];
+    // `extensions.refstorage` and `.worktreeconfig` are not kept: inside, refs are files and there is one configuration.
+    const SECTIONS: &[&str] = &["branch.", "user.", "author.", "committer.", "pull.", "push."];
     const KEYS: &[&str] = &[
         "core.repositoryformatversion",
+        "extensions.objectformat",
+        "extensions.partialclone",
+        "extensions.noop",
+        "extensions.preciousobjects",
+        "core.worktree",
         "core.filemode",
         "core.bare",
         "core.ignorecase",
@@ -234,7 +277,7 @@ mod tests {
             ("credential.helper", "x"),
             ("submodule.a.update", "!x"),
             ("user.signingkey", "x"),
-            ("core.worktree", "/"),
+            ("extensions.refstorage", "reftable"),
             ("gpg.program", "x"),
         ] {
             assert_eq!(kept(key, value), None, "{key}");

@@ -14,7 +14,6 @@ use serde_json::Value;
 
 use super::Session;
 use crate::approval::seconds;
-use crate::network;
 use crate::paths::{PathsError, make_private};
 
 /// Reports that are kept: older sessions are in the audit log.
@@ -75,7 +74,20 @@ impl SessionReport {
             policy: session.policy.name().to_owned(),
             opened: seconds(session.opened),
             closed: None,
-            sections: git(session).into_iter().chain(network::report::section(&session.network)).collect(),
+            sections: git(session).into_iter().chain(session.brought()).collect(),
+        }
+    }
+
+    /// The report of a session whose broker died: what could be brought afterwards.
+    #[must_use]
+    pub fn recovered(record: &super::gitdir::Record, sections: Vec<Section>, closed: u64) -> Self {
+        Self {
+            session: record.session.clone(),
+            project: record.project.clone(),
+            policy: record.policy.clone(),
+            opened: record.opened,
+            closed: Some(closed),
+            sections,
         }
     }
 

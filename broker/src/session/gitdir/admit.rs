@@ -1,0 +1,81 @@
+//! Objects into the host's store: files that the confined child checked, each under its own name, whole or not at all.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::beneath::Beneath;
+
+/// How our files in a store are called until they are whole; `git prune` removes such names.
+const TEMPORARY: &str = "tmp_obj_keyhatch";
+
+/// Copies the files that a harvest named from its quarantine into an object store.
+///
+/// # Errors
+/// When a name is none of an object's, or a file cannot be copied.
+pub fn admit(quarantine: &Path, files: &[String], store: &Path) -> io::Result<()> {
+    let source = Beneath::hostile(quarantine)?;
+    for name in files {
+        let Some(target) = target_of(name) else { return Err(io::ErrorKind::InvalidData.into()) };
+        let target = store.join(target);
+        if target.exists() {
+            continue;
+        }
+        let directory = target.parent().unwrap_or(store);
+        match fs::create_dir(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let temporary =
+            directory.join(format!("{TEMPORARY}_{:016x}", u64::from_ne_bytes(crate::broker::random())));
+        let copied = copy(&source, name, &temporary).and_then(|()| fs::rename(&temporary, &target));
+        if copied.is_err() {
+            // What is left of it git prunes later; now is better.
+            drop(fs::remove_file(&temporary));
+        }
+        copied?;
+    }
+    Ok(())
+}
+
+fn copy(source: &Beneath, name: &str, to: &Path) -> io::Result<()> {
+    let mut from: File = source.file(name)?;
+    let mut to = fs::OpenOptions::new().write(true).create_new(true).mode(0o444).open(to)?;
+    io::copy(&mut from, &mut to).map(drop)
+}
+
+/// Where a file of the quarantine belongs in a store; none for a name that is no object's.
+fn target_of(name: &str) -> Option<String> {
+    let hex = |text: &str| !text.is_empty() && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if let Some(pack) = name.strip_prefix("admitted/objects/pack/pack-") {
+        let (stem, extension) = pack.split_once('.')?;
+        return (hex(stem) && matches!(extension, "pack" | "idx")).then(|| format!("pack/pack-{pack}"));
+    }
+    let loose = name.strip_prefix("loose/objects/")?;
+    let (directory, rest) = loose.split_once('/')?;
+    (directory.len() == 2 && hex(directory) && matches!(rest.len(), 38 | 62) && hex(rest))
+        .then(|| loose.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_objects_are_moved() {
+        let id = "a".repeat(38);
+        assert_eq!(target_of(&format!("loose/objects/ab/{id}")), Some(format!("ab/{id}")));
+        assert_eq!(target_of("admitted/objects/pack/pack-12ab.idx").as_deref(), Some("pack/pack-12ab.idx"));
+        for bad in [
+            "loose/objects/../x",
+            "loose/objects/ab/..",
+            "admitted/objects/pack/pack-a/../../x.idx",
+            "admitted/objects/pack/pack-a.keep",
+            "admitted/objects/info/alternates",
+            "loose/objects/zz/aa",
+        ] {
+            assert_eq!(target_of(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The session's own git directory: refs, index, hooks and a cleaned configuration copied, objects borrowed.
+//!
+//! Comes in: the host's git directory, trusted. Goes out: a directory of ours, which is the session's from the moment
+//! it is mounted. What is copied does not grow with history: objects never are.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::beneath::Beneath;
+use super::host;
+use super::layout::{DotGit, Repository};
+use super::reflog::LogEntry;
+use super::refs::{Base, Head, Refs, loose, packed, render_packed};
+use super::state::{Outcome, State, Tree};
+
+/// Files of a shared git directory that are taken as they are.
+const COMMON: &[&str] =
+    &["description", "shallow", "info/exclude", "info/attributes", "info/sparse-checkout", "logs/refs/stash"];
+/// Files of a worktree's own git directory: what it is in the middle of goes on inside.
+const OWN: &[&str] = &[
+    "HEAD",
+    "index",
+    "ORIG_HEAD",
+    "MERGE_HEAD",
+    "MERGE_MSG",
+    "MERGE_MODE",
+    "MERGE_RR",
+    "SQUASH_MSG",
+    "CHERRY_PICK_HEAD",
+    "REVERT_HEAD",
+    "AUTO_MERGE",
+    "FETCH_HEAD",
+    "BISECT_LOG",
+    "BISECT_START",
+    "BISECT_NAMES",
+    "BISECT_TERMS",
+    "COMMIT_EDITMSG",
+    "logs/HEAD",
+    "info/sparse-checkout",
+];
+/// Directories that are taken whole, where they are small.
+const SMALL_TREES: &[&str] = &["rebase-merge", "rebase-apply", "sequencer", "rr-cache"];
+/// Most files of such a directory, and the largest one.
+const MAX_SMALL: usize = 2000;
+const MAX_SMALL_FILE: u64 = 4 * 1024 * 1024;
+/// Most loose refs that stay loose: beyond, one packed file is made of all.
+const MAX_LOOSE: usize = 500;
+/// Most logs of branches that are taken.
+const MAX_LOGS: usize = 300;
+/// Most other worktrees that are shown inside.
+const MAX_WORKTREES: usize = 64;
+
+/// Where the borrowed stores are inside.
+#[must_use]
+pub fn store_inside(repository: usize, store: usize) -> PathBuf {
+    PathBuf::from(format!("/run/keyhatch-git/{repository}/{store}/objects"))
+}
+
+/// Makes the session's git directory for one repository under `directory`.
+///
+/// # Errors
+/// When the host's git directory cannot be read, or ours not written.
+pub fn build(
+    repository: &Repository,
+    (number, directory): (usize, &Path),
+    config: &str,
+) -> io::Result<State> {
+    let mut state = State {
+        directory: directory.to_owned(),
+        common: repository.common.clone(),
+        stores: repository.stores.clone(),
+        format: repository.format,
+        reftable: repository.reftable,
+        partial: repository.partial,
+        trees: Vec::new(),
+        base: Base::default(),
+        floors: std::collections::BTreeMap::new(),
+        settled: std::collections::BTreeMap::new(),
+        stash: Vec::new(),
+        host_stash: Vec::new(),
+        own_stash: std::collections::BTreeSet::new(),
+        outcome: Outcome::default(),
+    };
+    let (session, agreed) = (state.session(), state.agreed());
+    for path in ["objects/info", "objects/pack", "info", "logs/refs", "refs/heads", "refs/tags", "hooks"] {
+        fs::create_dir_all(session.join(path))?;
+    }
+    fs::create_dir_all(&agreed)?;
+    for name in COMMON {
+        copy(&repository.common, &session, name)?;
+    }
+    if repository.common.join("shallow").exists() {
+        fs::copy(repository.common.join("shallow"), agreed.join("shallow"))?;
+    }
+    let stores: String =
+        (0..repository.stores.len()).map(|n| format!("{}\n", store_inside(number, n).display())).collect();
+    fs::write(session.join("objects/info/alternates"), stores)?;
+    fs::write(session.join("config"), config)?;
+    copy_hooks(&repository.common.join("hooks"), &session.join("hooks"))?;
+    refs(repository, &mut state)?;
+    logs(&repository.common, &session)?;
+    let log = fs::read(session.join("logs/refs/stash")).unwrap_or_default();
+    state.stash = LogEntry::tail(&log, usize::MAX).into_iter().map(|entry| entry.new).collect();
+    state.host_stash.clone_from(&state.stash);
+    if let Some(id) = state.stash.last() {
+        fs::write(session.join("refs/stash"), format!("{id}\n"))?;
+    }
+    worktrees(repository, &session)?;
+    own_tree(repository, &mut state)?;
+    Ok(state)
+}
+
+/// The worktree that the session works in.
+fn own_tree(repository: &Repository, state: &mut State) -> io::Result<()> {
+    let within = repository.linked_name().map_or_else(|| ".".to_owned(), |name| format!("worktrees/{name}"));
+    add_tree(&repository.git_dir, state, &within, repository.dot_git != DotGit::Bare)
+}
+
+/// Takes a worktree's own files, and notes what both sides have.
+///
+/// # Errors
+/// When a file cannot be copied.
+pub fn add_tree(git_dir: &Path, state: &mut State, within: &str, has_index: bool) -> io::Result<()> {
+    let to = if within == "." { state.session() } else { state.session().join(within) };
+    for directory in ["logs", "info"] {
+        fs::create_dir_all(to.join(directory))?;
+    }
+    for name in OWN {
+        copy(git_dir, &to, name)?;
+    }
+    if let Ok(names) = fs::read_dir(git_dir) {
+        for entry in names.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("sharedindex.")) {
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    for name in SMALL_TREES {
+        copy_tree(&git_dir.join(name), &to.join(name), &mut 0)?;
+    }
+    if git_dir.join("index").exists() {
+        // From the host's own file: the copy inside is the session's.
+        fs::copy(git_dir.join("index"), state.agreed_index(state.trees.len()))?;
+    }
+    let head = Head::read(&Beneath::own(git_dir)?, "HEAD");
+    let log = fs::read(to.join("logs/HEAD")).unwrap_or_default();
+    let logged = LogEntry::lines(&log).count();
+    state.trees.push(Tree { within: within.to_owned(), has_index, head, logged, host_log: log.len() });
+    Ok(())
+}
+
+/// Refs: always in the files format inside, which every git reads. A packed file is copied as it is.
+fn refs(repository: &Repository, state: &mut State) -> io::Result<()> {
+    let session = state.session();
+    let (start, loose) = if repository.reftable {
+        let mut all = host::Git::of(state).refs()?;
+        all.retain(|name, _| is_shown(name.as_str()));
+        (render_packed(&all), Refs::new())
+    } else {
+        let common = Beneath::own(&repository.common)?;
+        let start = fs::read(repository.common.join("packed-refs")).unwrap_or_default();
+        let mut loose = loose(&common)?;
+        loose.retain(|name, _| is_shown(name.as_str()));
+        if loose.len() > MAX_LOOSE {
+            let mut all: Refs = packed(&start).collect();
+            all.extend(loose);
+            (render_packed(&all), Refs::new())
+        } else {
+            (start, loose)
+        }
+    };
+    fs::write(session.join("packed-refs"), &start)?;
+    fs::write(state.agreed().join("packed-refs"), &start)?;
+    for (name, id) in &loose {
+        let path = session.join(name.as_str());
+        fs::create_dir_all(path.parent().unwrap_or(&session))?;
+        fs::write(path, format!("{id}\n"))?;
+    }
+    state.base.since = loose.into_iter().map(|(name, id)| (name, Some(id))).collect();
+    symbolic(&repository.common.join("refs/remotes"), &session.join("refs/remotes"))
+}
+
+/// What waits from earlier sessions, and the stash, which is a log, are not shown as refs.
+fn is_shown(name: &str) -> bool {
+    name != "refs/stash" && !name.starts_with("refs/keyhatch/") && !name.starts_with("refs/bisect/")
+}
+
+/// The remotes' `HEAD`, which is a name.
+fn symbolic(from: &Path, to: &Path) -> io::Result<()> {
+    let Ok(remotes) = fs::read_dir(from) else { return Ok(()) };
+    for remote in remotes.flatten().take(MAX_WORKTREES) {
+        let head = remote.path().join("HEAD");
+        if fs::read(&head).is_ok_and(|bytes| matches!(Head::parse(&bytes), Some(Head::Branch(_)))) {
+            let to = to.join(remote.file_name());
+            fs::create_dir_all(&to)?;
+            fs::copy(head, to.join("HEAD"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Logs of branches, as many as people look at.
+fn logs(from: &Path, to: &Path) -> io::Result<()> {
+    let mut taken = 0;
+    copy_tree(&from.join("logs/refs/heads"), &to.join("logs/refs/heads"), &mut taken)
+}
+
+/// The other worktrees of the repository, so that `git worktree list` and the rule of one branch in one worktree hold
+/// inside. Locked: their directories are not there, and git would take them for gone.
+fn worktrees(repository: &Repository, session: &Path) -> io::Result<()> {
+    if repository.linked_name().is_some() {
+        for name in ["HEAD", "index"] {
+            copy(&repository.common, session, name)?;
+        }
+    }
+    let Ok(names) = fs::read_dir(repository.common.join("worktrees")) else { return Ok(()) };
+    for entry in names.flatten().take(MAX_WORKTREES) {
+        let to = session.join("worktrees").join(entry.file_name());
+        fs::create_dir_all(&to)?;
+        for name in ["HEAD", "gitdir", "commondir", "locked", "ORIG_HEAD"] {
+            copy(&entry.path(), &to, name)?;
+        }
+        let own = entry.path().canonicalize().is_ok_and(|path| path == repository.git_dir);
+        if !own && !to.join("locked").exists() {
+            fs::write(to.join("locked"), "not part of this session\n")?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_hooks(from: &Path, to: &Path) -> io::Result<()> {
+    let Ok(names) = fs::read_dir(from) else { return Ok(()) };
+    for entry in names.flatten().take(MAX_SMALL) {
+        // Followed: a hook is often a link to a script elsewhere. Samples are never run.
+        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        let sample = entry.path().extension().is_some_and(|extension| extension == "sample");
+        if metadata.is_file() && !sample && metadata.len() <= MAX_SMALL_FILE {
+            let to = to.join(entry.file_name());
+            fs::copy(entry.path(), &to)?;
+            // Removable and changeable inside, whatever the mode on the host.
+            fs::set_permissions(&to, fs::Permissions::from_mode(metadata.permissions().mode() | 0o600))?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes the hooks of a directory outside the project, and returns where they are inside.
+///
+/// # Errors
+/// When they cannot be copied.
+pub fn borrow_hooks(state: &State, from: &Path) -> io::Result<PathBuf> {
+    let to = state.session().join("hooks-borrowed");
+    fs::create_dir_all(&to)?;
+    copy_hooks(from, &to)?;
+    Ok(state.common.join("hooks-borrowed"))
+}
+
+fn copy(from: &Path, to: &Path, name: &str) -> io::Result<()> {
+    match File::open(from.join(name)) {
+        Ok(_) => {
+            let to = to.join(name);
+            fs::create_dir_all(to.parent().unwrap_or(&to))?;
+            fs::copy(from.join(name), &to)?;
+            // A read-only file of the host's would be one that git inside cannot replace.
+            fs::set_permissions(&to, fs::Permissions::from_mode(0o644))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path, taken: &mut usize) -> io::Result<()> {
+    let Ok(names) = fs::read_dir(from) else { return Ok(()) };
+    for entry in names.flatten() {
+        let kind = entry.file_type()?;
+        if *taken >= MAX_LOGS.max(MAX_SMALL) {
+            return Ok(());
+        }
+        let to = to.join(entry.file_name());
+        if kind.is_dir() {
+            copy_tree(&entry.path(), &to, taken)?;
+        } else if kind.is_file() && entry.metadata()?.len() <= MAX_SMALL_FILE {
+            fs::create_dir_all(to.parent().unwrap_or(&to))?;
+            fs::copy(entry.path(), &to)?;
+            *taken += 1;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! The confined child's own path: confine, read the order, read the session's directory, check objects, answer.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use keyhatch_protocol::{ObjectId, RefName};
+
+use super::objects::{Store, Wanted};
+use super::{EntryChange, Harvest, Order, RefChange, Refused, TreeOrder, TreeState};
+use crate::inspect::confine::{self, Cage};
+use crate::session::gitdir::beneath::Beneath;
+use crate::session::gitdir::index::{self, MAX_INDEX};
+use crate::session::gitdir::reflog::LogEntry;
+use crate::session::gitdir::refs::{Changes, Head, Refs};
+
+/// Most bytes of an order.
+const MAX_ORDER: u64 = 64 * 1024 * 1024;
+/// Refs that one session may change: nobody who works makes more, and each one costs the host.
+const MAX_REFS: usize = 10_000;
+/// Largest reflog that is read.
+const MAX_LOG: u64 = 16 * 1024 * 1024;
+/// Entries of a log that are carried over at once: a rebase of hundreds of commits fits.
+const LOG_TAIL: usize = 1000;
+/// Files that say that git is in the middle of something.
+const BUSY: &[&str] = &[
+    "rebase-merge",
+    "rebase-apply",
+    "sequencer",
+    "MERGE_HEAD",
+    "CHERRY_PICK_HEAD",
+    "REVERT_HEAD",
+    "BISECT_LOG",
+    "index.lock",
+    "HEAD.lock",
+];
+
+/// Runs `keyhatch harvest`. Standard output is a socket to the broker.
+pub fn main() -> ExitCode {
+    let harvested = work().and_then(|harvest| {
+        let text = serde_json::to_vec(&harvest).map_err(io::Error::other)?;
+        File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(&text)
+    });
+    match harvested {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("keyhatch-harvest: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work() -> io::Result<Harvest> {
+    let socket = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut text = Vec::new();
+    socket.take(MAX_ORDER).read_to_end(&mut text)?;
+    let order: Order = serde_json::from_slice(&text).map_err(io::Error::other)?;
+    // The session's directory by its own name, which is ours: what is renamed or linked in it grants nothing more.
+    let mut readable = vec![order.session.clone(), order.agreed.clone()];
+    readable.extend(order.objects.iter().cloned());
+    confine::enforce(&Cage { readable: &readable, quarantine: &order.quarantine, limits: order.limits })?;
+    gather(&order)
+}
+
+fn gather(order: &Order) -> io::Result<Harvest> {
+    let side = Beneath::hostile(&order.session)?;
+    let start = fs::read(order.agreed.join("packed-refs"))?;
+    let mut harvest = Harvest::default();
+    let changed = order.base.changes(&start, &side)?;
+    let changed = unsettled(order, changed, &mut harvest);
+    harvest.stash = stash(order, &side);
+    harvest.trees =
+        order.trees.iter().enumerate().map(|(at, tree)| tree_state(order, &side, (at, tree))).collect();
+    let before = order.base.values(&start, changed.keys());
+    let mut store = Store::make(order)?;
+    store.knows(before.values().chain(order.floors.values().flatten()));
+    let wanted = wanted(&mut store, &side, &changed, &harvest);
+    let missing = store.bring(&wanted, &mut harvest)?;
+    describe(order, &before, (&store, &side), changed, &missing, &mut harvest);
+    if missing.contains("stash") {
+        harvest.stash = None;
+    }
+    for (at, tree) in harvest.trees.iter_mut().enumerate() {
+        if missing.contains(&format!("index {at}")) {
+            tree.index.clear();
+            tree.index_refused = Some("its files cannot be taken".into());
+        }
+        if missing.contains(&format!("HEAD {at}")) {
+            tree.head = None;
+        }
+        // The host's fsck would miss what its log names and its store has not.
+        tree.log.retain(|entry| store.has(&entry.new));
+    }
+    Ok(harvest)
+}
+
+/// Leaves out what was dealt with, what is never taken, and what is too much.
+fn unsettled(order: &Order, changed: Changes, harvest: &mut Harvest) -> Changes {
+    let open = |name: &RefName, new: &Option<ObjectId>| order.settled.get(name) != Some(new);
+    let mut open: Changes =
+        changed.into_iter().filter(|(name, new)| is_taken(name) && open(name, new)).collect();
+    if open.len() > MAX_REFS {
+        harvest.too_many = open.len() - MAX_REFS;
+        harvest.refused.push(Refused {
+            what: format!("{} refs", harvest.too_many),
+            why: format!("a session may change {MAX_REFS} refs"),
+        });
+        open = open.into_iter().take(MAX_REFS).collect();
+    }
+    open
+}
+
+/// Refs that come back. `refs/replace` would change what the host's objects say; the rest is git's own scaffolding.
+fn is_taken(name: &RefName) -> bool {
+    ["refs/heads/", "refs/tags/", "refs/notes/", "refs/remotes/"].iter().any(|p| name.as_str().starts_with(p))
+}
+
+/// The stash is a log: its ref alone is the newest entry.
+fn stash(order: &Order, side: &Beneath) -> Option<Vec<LogEntry>> {
+    let log = side.read("logs/refs/stash", MAX_LOG).ok()?.unwrap_or_default();
+    let entries = LogEntry::tail(&log, LOG_TAIL);
+    let ids: Vec<&ObjectId> = entries.iter().map(|entry| &entry.new).collect();
+    (ids != order.stash.iter().collect::<Vec<_>>()).then_some(entries)
+}
+
+fn tree_state(order: &Order, side: &Beneath, (at, tree): (usize, &TreeOrder)) -> TreeState {
+    let within =
+        |name: &str| if tree.within == "." { name.to_owned() } else { format!("{}/{name}", tree.within) };
+    let log = side.read(&within("logs/HEAD"), MAX_LOG).ok().flatten().unwrap_or_default();
+    let logged = LogEntry::lines(&log).count();
+    let mut state = TreeState {
+        head: Head::read(side, &within("HEAD")),
+        // A log that became shorter was pruned: nothing in it is new.
+        log: LogEntry::tail(&log, logged.saturating_sub(tree.logged).min(LOG_TAIL)),
+        logged,
+        busy: BUSY.iter().any(|name| side.has(&within(name))),
+        ..TreeState::default()
+    };
+    let before = fs::read(order.agreed.join(format!("index-{at}"))).unwrap_or_default();
+    let now = match side.read(&within("index"), MAX_INDEX) {
+        Ok(now) => now.unwrap_or_default(),
+        Err(_) => {
+            state.index_refused = Some("it cannot be read".into());
+            return state;
+        }
+    };
+    match index::compare(&before, &now, order.format) {
+        Err(error) => state.index_refused = Some(error.to_string()),
+        Ok(changes) => {
+            for ((path, stage), tracked) in changes {
+                let legal = tracked.is_none() || index::is_harmless_path(&path);
+                // A submodule that the session made is a repository that it configured: the host's git would go
+                // into it and do what that says.
+                let link = tracked.as_ref().is_some_and(|tracked| tracked.mode == index::GITLINK);
+                if legal && !link {
+                    state.index.push(EntryChange { path, stage, tracked });
+                }
+            }
+        }
+    }
+    state
+}
+
+/// What must come, in groups that are taken or refused each for itself.
+fn wanted(store: &mut Store, side: &Beneath, changed: &Changes, harvest: &Harvest) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
+    for (name, new) in changed {
+        let Some(new) = new else { continue };
+        // What was amended away is in the log, and the host's log will name it too. Where the log names what the host
+        // has, the walk can stop.
+        let log = log_of(side, name);
+        store.knows(log.iter().flat_map(|entry| [&entry.old, &entry.new]));
+        let may = log.into_iter().rev().map(|entry| entry.new).take_while(|id| !store.has(id)).collect();
+        wanted.push(Wanted { what: name.to_string(), must: vec![new.clone()], may });
+    }
+    for (at, tree) in harvest.trees.iter().enumerate() {
+        if let Some(Head::Detached(id)) = &tree.head {
+            wanted.push(Wanted { what: format!("HEAD {at}"), must: vec![id.clone()], may: Vec::new() });
+        }
+        let ids: BTreeSet<ObjectId> = tree.log.iter().map(|entry| entry.new.clone()).collect();
+        wanted.push(Wanted { what: format!("log {at}"), must: Vec::new(), may: ids.into_iter().collect() });
+        let ids: BTreeSet<ObjectId> =
+            tree.index.iter().filter_map(|change| Some(change.tracked.as_ref()?.id.clone())).collect();
+        if !ids.is_empty() {
+            wanted.push(Wanted {
+                what: format!("index {at}"),
+                must: ids.into_iter().collect(),
+                may: Vec::new(),
+            });
+        }
+    }
+    if let Some(stash) = &harvest.stash {
+        let ids: BTreeSet<ObjectId> = stash.iter().map(|entry| entry.new.clone()).collect();
+        wanted.push(Wanted { what: "stash".into(), must: ids.into_iter().collect(), may: Vec::new() });
+    }
+    wanted
+}
+
+fn log_of(side: &Beneath, name: &RefName) -> Vec<LogEntry> {
+    let log = side.read(&format!("logs/{name}"), MAX_LOG).ok().flatten().unwrap_or_default();
+    LogEntry::tail(&log, LOG_TAIL)
+}
+
+/// Says of every ref whose objects are there what it would do.
+fn describe(
+    order: &Order,
+    before: &Refs,
+    (store, side): (&Store, &Beneath),
+    changed: Changes,
+    missing: &BTreeSet<String>,
+    harvest: &mut Harvest,
+) {
+    for (name, new) in changed {
+        if missing.contains(name.as_str()) {
+            continue;
+        }
+        let floor = order.floors.get(&name).cloned().unwrap_or_else(|| before.get(&name).cloned());
+        let log = log_of(side, &name);
+        let (descends, submodules) = match &new {
+            None => (floor.is_none(), Vec::new()),
+            Some(new) => {
+                let from = floor.as_ref().or(order.anchor.as_ref());
+                let checked_out = ["refs/heads/", "refs/tags/"].iter().any(|p| name.as_str().starts_with(p));
+                let submodules = if checked_out { store.new_submodules(from, new) } else { Vec::new() };
+                (floor.as_ref().is_none_or(|floor| store.descends(floor, new)), submodules)
+            }
+        };
+        harvest.refs.push(RefChange { name, new, descends, submodules, log });
+    }
+}

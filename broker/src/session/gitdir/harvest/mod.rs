@@ -1,0 +1,198 @@
+//! The harvest: what a session's git directory holds that the host's does not, gathered by a confined child.
+//!
+//! Comes in: a directory of hostile bytes and what both sides last agreed on. Goes out: plain data (refs, logs, index
+//! entries), and objects that git's own checks accepted, in a quarantine. No git ever runs *in* the session's
+//! directory, none obeys its configuration, and the process that holds secrets reads none of it.
+
+mod child;
+mod objects;
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use keyhatch_protocol::{ObjectFormat, ObjectId, RefName};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::index::Tracked;
+use super::reflog::LogEntry;
+use super::refs::{Base, Head};
+use crate::inspect::Limits;
+
+pub use child::main as child_main;
+
+/// Longest harvest: a pack at the default limit takes well under one.
+const HARVESTS: Duration = Duration::from_secs(5 * 60);
+/// Most bytes of an answer.
+const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+
+/// What is to be gathered.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// The repository's hash.
+    pub format: ObjectFormat,
+    /// The session's git directory: hostile.
+    pub session: PathBuf,
+    /// A fresh, empty directory.
+    pub quarantine: PathBuf,
+    /// The directory with what both sides last agreed on.
+    pub agreed: PathBuf,
+    /// The host's object stores.
+    pub objects: Vec<PathBuf>,
+    /// Refs that both sides last agreed on.
+    pub base: Base,
+    /// How far back a ref may go, where that is not what the base says: none is as far as it likes.
+    pub floors: BTreeMap<RefName, Option<ObjectId>>,
+    /// Values of the session that were dealt with.
+    pub settled: BTreeMap<RefName, Option<ObjectId>>,
+    /// Commits that the host surely has whole.
+    pub known: Vec<ObjectId>,
+    /// The commit to which new submodules are compared.
+    pub anchor: Option<ObjectId>,
+    /// Entries of the stash that both sides have, oldest first.
+    pub stash: Vec<ObjectId>,
+    /// The worktrees.
+    pub trees: Vec<TreeOrder>,
+    /// Whether the host itself lacks objects that a remote promised.
+    pub partial: bool,
+    /// What is too much.
+    pub limits: Limits,
+}
+
+/// One worktree of the session.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TreeOrder {
+    /// Where its `HEAD` and index lie in the session's directory: `.`, or `worktrees/NAME`.
+    pub within: String,
+    /// Entries of the log of its `HEAD` that the host has.
+    pub logged: usize,
+}
+
+/// What was gathered.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Harvest {
+    /// Refs that the session changed.
+    pub refs: Vec<RefChange>,
+    /// How many more it changed than are looked at.
+    pub too_many: usize,
+    /// The stash, where it differs: all entries, oldest first.
+    pub stash: Option<Vec<LogEntry>>,
+    /// One for each worktree of the order.
+    pub trees: Vec<TreeState>,
+    /// Files to move into the host's object store, relative to the quarantine's `objects`.
+    pub objects: Vec<String>,
+    /// What could not be taken, for the report.
+    pub refused: Vec<Refused>,
+}
+
+/// One ref that the session changed.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefChange {
+    /// Which.
+    pub name: RefName,
+    /// To what; none when it was deleted.
+    pub new: Option<ObjectId>,
+    /// Whether it goes on from where it may not go back.
+    pub descends: bool,
+    /// Submodules that it adds.
+    pub submodules: Vec<String>,
+    /// The end of its log.
+    pub log: Vec<LogEntry>,
+}
+
+/// A worktree's own state.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TreeState {
+    /// Its `HEAD`.
+    pub head: Option<Head>,
+    /// What is new in the log of its `HEAD`.
+    pub log: Vec<LogEntry>,
+    /// How many entries that log has now.
+    pub logged: usize,
+    /// Whether a merge, rebase or the like is under way.
+    pub busy: bool,
+    /// How its index differs.
+    pub index: Vec<EntryChange>,
+    /// Why its index cannot be taken, where it cannot.
+    pub index_refused: Option<String>,
+}
+
+/// One entry of an index that differs.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntryChange {
+    /// Its path; bytes, because git's paths are.
+    pub path: Vec<u8>,
+    /// Its stage.
+    pub stage: u8,
+    /// What it is now; none where it is gone.
+    pub tracked: Option<Tracked>,
+}
+
+/// Something that stays inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refused {
+    /// What: a ref, the stash, the index.
+    pub what: String,
+    /// Why: git's own word, or ours.
+    pub why: String,
+}
+
+/// Nothing could be gathered.
+#[derive(Debug, Error)]
+pub enum HarvestError {
+    /// The child died, most likely at one of its limits.
+    #[error("the session's git directory cannot be read: {how}")]
+    Died {
+        /// How.
+        how: String,
+    },
+    /// The child could not be started or spoken to.
+    #[error("the child that reads the session's git directory cannot be run")]
+    Unavailable(#[from] io::Error),
+}
+
+/// Gathers in a confined child, and waits for it.
+///
+/// # Errors
+/// When the child did not answer.
+pub fn harvest(order: &Order) -> Result<Harvest, HarvestError> {
+    let (mut ours, theirs) = UnixStream::pair()?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("keyhatch-harvest")
+        .arg("harvest")
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(OwnedFd::from(theirs)))
+        .stderr(Stdio::inherit())
+        .spawn()?;
+    ours.set_read_timeout(Some(HARVESTS))?;
+    let text = serde_json::to_vec(order).map_err(io::Error::other)?;
+    let told = ours.write_all(&text).and_then(|()| ours.shutdown(std::net::Shutdown::Write));
+    let mut bytes = Vec::new();
+    let read = told.and_then(|()| (&ours).take(MAX_ANSWER).read_to_end(&mut bytes));
+    if read.is_err() {
+        // It took too long, or is gone already.
+        drop(child.kill());
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        return Err(HarvestError::Died { how: status.to_string() });
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|_| HarvestError::Died { how: "it said nothing that can be read".into() })
+}

@@ -1,0 +1,324 @@
+//! Objects on their way out: packed from the session's store, indexed and checked by git as if they came from a
+//! stranger, and complete with what the host has. Everything is named by its content from here on.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use git2::{ObjectFormat as GitFormat, Oid, Repository};
+use keyhatch_protocol::{ObjectFormat, ObjectId};
+
+use super::{Harvest, Order, Refused};
+use crate::inspect::quarantine::git;
+
+/// Below this, objects become loose ones, as in `git fetch`: a pack for every commit would slow the host's git.
+const UNPACK_LIMIT: u64 = 100;
+/// Most commits that a walk is told to stop at: more would cost more than they save.
+const MAX_KNOWN: usize = 256;
+/// Most submodules that are named.
+const MAX_NAMED: usize = 20;
+/// Refs that are tried one by one when all together are refused.
+const MAX_SINGLE: usize = 64;
+
+/// One thing that is taken whole or not at all.
+pub(super) struct Wanted {
+    /// What it is, for the report.
+    pub(super) what: String,
+    /// Objects without which it is refused.
+    pub(super) must: Vec<ObjectId>,
+    /// Objects that come along where they are there.
+    pub(super) may: Vec<ObjectId>,
+}
+
+/// The quarantine's repositories.
+pub(super) struct Store {
+    /// Borrows from the session and the host: what is packed is read through this.
+    source: PathBuf,
+    /// Borrows from the host alone, and takes the packs.
+    admitted: PathBuf,
+    repository: Repository,
+    offered: Repository,
+    format: ObjectFormat,
+    known: Vec<ObjectId>,
+    partial: bool,
+    max_bytes: u64,
+    max_objects: u64,
+    quarantine: PathBuf,
+}
+
+impl Store {
+    pub(super) fn make(order: &Order) -> io::Result<Self> {
+        for level in [git2::ConfigLevel::System, git2::ConfigLevel::Global, git2::ConfigLevel::XDG] {
+            crate::sys::forget_search_path(level).map_err(io::Error::other)?;
+        }
+        let shallow = order.agreed.join("shallow");
+        let make = |name: &str, stores: &[PathBuf]| -> io::Result<PathBuf> {
+            let path = order.quarantine.join(name);
+            bare(&path, order.format, stores)?;
+            if shallow.exists() {
+                fs::copy(&shallow, path.join("shallow"))?;
+            }
+            Ok(path)
+        };
+        let mut both = vec![order.session.join("objects")];
+        both.extend(order.objects.iter().cloned());
+        let (source, admitted) = (make("source", &both)?, make("admitted", &order.objects)?);
+        let repository = Repository::open_bare(&admitted).map_err(io::Error::other)?;
+        let offered = Repository::open_bare(&source).map_err(io::Error::other)?;
+        Ok(Self {
+            offered,
+            source,
+            repository,
+            admitted,
+            format: order.format,
+            known: order.known.clone(),
+            partial: order.partial,
+            max_bytes: order.limits.pack_bytes,
+            max_objects: order.limits.objects,
+            quarantine: order.quarantine.clone(),
+        })
+    }
+
+    /// Takes note of commits that the host has, so that nothing behind them is walked again.
+    pub(super) fn knows<'i>(&mut self, ids: impl Iterator<Item = &'i ObjectId>) {
+        let new: Vec<ObjectId> = ids.filter(|id| !id.is_zero() && self.has(id)).cloned().collect();
+        for id in new.into_iter().rev() {
+            if self.known.len() < MAX_KNOWN && !self.known.contains(&id) {
+                self.known.push(id);
+            }
+        }
+    }
+
+    /// Brings what is wanted, and returns what of it stays inside.
+    pub(super) fn bring(&self, wanted: &[Wanted], harvest: &mut Harvest) -> io::Result<BTreeSet<String>> {
+        let mut refused = BTreeSet::new();
+        let whole = |one: &Wanted| -> BTreeSet<ObjectId> {
+            one.must.iter().chain(one.may.iter().filter(|id| self.offers(id))).cloned().collect()
+        };
+        let all: BTreeSet<ObjectId> = wanted.iter().flat_map(whole).collect();
+        if self.pack(&all).is_err() {
+            // Something is wrong with some of it. What is sound alone still comes.
+            for (at, one) in wanted.iter().enumerate() {
+                let tried = if at < MAX_SINGLE {
+                    self.pack(&whole(one)).or_else(|_| self.pack(&one.must.iter().cloned().collect()))
+                } else {
+                    Err("too much beside it was refused".to_owned())
+                };
+                if let Err(why) = tried
+                    && !one.must.is_empty()
+                {
+                    refused.insert(one.what.clone());
+                    harvest.refused.push(Refused { what: one.what.clone(), why });
+                }
+            }
+        }
+        harvest.objects = self.listed()?;
+        Ok(refused)
+    }
+
+    /// Packs, indexes, checks. What the host has already needs no coming.
+    fn pack(&self, ids: &BTreeSet<ObjectId>) -> Result<(), String> {
+        let new: Vec<&ObjectId> = ids.iter().filter(|id| !self.has(id)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let mut list: String = new.iter().map(|id| format!("{id}\n")).collect();
+        list.extend(self.known.iter().map(|id| format!("^{id}\n")));
+        let mut packer = git();
+        // The session's commit graphs, bitmaps and multi-pack indexes are claims; only objects are looked at.
+        packer.args([
+            "-c",
+            "core.commitGraph=false",
+            "-c",
+            "core.multiPackIndex=false",
+            "-c",
+            "pack.threads=1",
+        ]);
+        packer.arg("-C").arg(&self.source).args([
+            "pack-objects",
+            "--revs",
+            "--stdout",
+            "--quiet",
+            "--delta-base-offset",
+        ]);
+        packer.arg("--no-use-bitmap-index");
+        if self.partial {
+            packer.arg("--missing=allow-any");
+        }
+        let mut packer = spawn(packer.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()))?;
+        let packed = packer.stdout.take().ok_or("git gave no pack")?;
+        let mut indexer = git();
+        indexer.args(["-c", "core.bigFileThreshold=1m", "-C"]).arg(&self.admitted);
+        indexer.args(["index-pack", "--stdin", "--fsck-objects", "--threads=1"]);
+        indexer.arg(format!("--max-input-size={}", self.max_bytes));
+        let indexer = spawn(indexer.stdin(packed).stdout(Stdio::null()).stderr(Stdio::piped()))?;
+        feed(&mut packer, &list)?;
+        let said = indexer.wait_with_output().map_err(|error| error.to_string())?;
+        let packed = packer.wait().map_err(|error| error.to_string())?;
+        if !said.status.success() {
+            return Err(check_of(&String::from_utf8_lossy(&said.stderr)));
+        }
+        if !packed.success() {
+            return Err("the session's objects are incomplete or damaged".into());
+        }
+        self.complete(&list)
+    }
+
+    /// Refuses what leads to an object that is neither in the pack nor on the host.
+    fn complete(&self, list: &str) -> Result<(), String> {
+        let mut walker = git();
+        walker.arg("-C").arg(&self.admitted).args(["rev-list", "--objects", "--quiet", "--stdin"]);
+        if self.partial {
+            walker.arg("--missing=allow-any");
+        }
+        let mut walker = spawn(walker.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()))?;
+        feed(&mut walker, list)?;
+        let status = walker.wait().map_err(|error| error.to_string())?;
+        if status.success() { Ok(()) } else { Err("an object that it needs is missing".into()) }
+    }
+
+    /// The files to move: small packs are unpacked first.
+    fn listed(&self) -> io::Result<Vec<String>> {
+        let packs = self.admitted.join("objects/pack");
+        let mut files = Vec::new();
+        let loose = self.quarantine.join("loose");
+        for entry in fs::read_dir(&packs)? {
+            let path = entry?.path();
+            let (Some(stem), Some("pack")) = (path.file_stem(), path.extension().and_then(|e| e.to_str()))
+            else {
+                continue;
+            };
+            let count = count_of(&path.with_extension("idx")).unwrap_or_default();
+            if count == 0 {
+                continue;
+            }
+            if count > self.max_objects {
+                return Err(io::Error::other("the session has more new objects than its policy allows"));
+            }
+            if count < UNPACK_LIMIT {
+                bare(&loose, self.format, &[])?;
+                let mut unpack = git();
+                unpack.arg("-C").arg(&loose).args(["unpack-objects", "-q"]).stdin(fs::File::open(&path)?);
+                if unpack.stdout(Stdio::null()).status()?.success() {
+                    continue;
+                }
+            }
+            for extension in ["pack", "idx"] {
+                files.push(format!("admitted/objects/pack/{}.{extension}", stem.to_string_lossy()));
+            }
+        }
+        if loose.exists() {
+            for directory in fs::read_dir(loose.join("objects"))? {
+                let name = directory?.file_name().to_string_lossy().into_owned();
+                if name.len() == 2 {
+                    for file in fs::read_dir(loose.join("objects").join(&name))? {
+                        files.push(format!("loose/objects/{name}/{}", file?.file_name().to_string_lossy()));
+                    }
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    fn oid(&self, id: &ObjectId) -> Option<Oid> {
+        let format = match self.format {
+            ObjectFormat::Sha1 => GitFormat::Sha1,
+            ObjectFormat::Sha256 => GitFormat::Sha256,
+        };
+        Oid::from_str_ext(id.as_str(), format).ok()
+    }
+
+    /// Whether the session has it, by its own word.
+    fn offers(&self, id: &ObjectId) -> bool {
+        let odb = self.offered.odb();
+        self.oid(id).zip(odb.ok()).is_some_and(|(oid, odb)| odb.exists(oid))
+    }
+
+    /// Whether the host has it, or it came.
+    pub(super) fn has(&self, id: &ObjectId) -> bool {
+        let odb = self.repository.odb();
+        self.oid(id).zip(odb.ok()).is_some_and(|(oid, odb)| odb.exists(oid))
+    }
+
+    /// Whether `new` goes on from `floor`.
+    pub(super) fn descends(&self, floor: &ObjectId, new: &ObjectId) -> bool {
+        if floor == new {
+            return true;
+        }
+        let pair = self.oid(new).zip(self.oid(floor));
+        pair.is_some_and(|(new, floor)| self.repository.graph_descendant_of(new, floor).unwrap_or(false))
+    }
+
+    /// The submodules that a commit has and an earlier one has not.
+    pub(super) fn new_submodules(&self, from: Option<&ObjectId>, new: &ObjectId) -> Vec<String> {
+        let tree = |id: &ObjectId| {
+            let object = self.repository.find_object(self.oid(id)?, None).ok()?;
+            object.peel_to_tree().ok()
+        };
+        let Some(to) = tree(new) else { return Vec::new() };
+        let from = from.and_then(tree);
+        let Ok(diff) = self.repository.diff_tree_to_tree(from.as_ref(), Some(&to), None) else {
+            return vec!["(the trees cannot be compared)".into()];
+        };
+        let links = diff.deltas().filter(|delta| {
+            delta.new_file().mode() == git2::FileMode::Commit
+                && delta.old_file().mode() != git2::FileMode::Commit
+        });
+        let paths = links.filter_map(|delta| delta.new_file().path().map(Path::to_owned));
+        paths.map(|path| keyhatch_protocol::text::shown(&path.to_string_lossy())).take(MAX_NAMED).collect()
+    }
+}
+
+/// A bare repository with nothing in it, whose configuration is ours.
+fn bare(path: &Path, format: ObjectFormat, stores: &[PathBuf]) -> io::Result<()> {
+    fs::create_dir_all(path.join("objects/info"))?;
+    fs::create_dir_all(path.join("objects/pack"))?;
+    fs::create_dir_all(path.join("refs"))?;
+    fs::write(path.join("HEAD"), "ref: refs/heads/none\n")?;
+    let version = match format {
+        ObjectFormat::Sha1 => "[core]\n\trepositoryformatversion = 0\n\tbare = true\n",
+        ObjectFormat::Sha256 => {
+            "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = sha256\n"
+        }
+    };
+    fs::write(path.join("config"), version)?;
+    let alternates: String = stores.iter().map(|store| format!("{}\n", store.display())).collect();
+    fs::write(path.join("objects/info/alternates"), alternates)
+}
+
+/// The number of objects in a pack's index, gitformat-pack(5): the last of its 256 counts.
+fn count_of(idx: &Path) -> io::Result<u64> {
+    let mut four = [0; 4];
+    fs::File::open(idx)?.read_exact_at(&mut four, 8 + 255 * 4)?;
+    Ok(u32::from_be_bytes(four).into())
+}
+
+fn spawn(command: &mut Command) -> Result<Child, String> {
+    command.spawn().map_err(|error| error.to_string())
+}
+
+fn feed(child: &mut Child, text: &str) -> Result<(), String> {
+    let Some(mut stdin) = child.stdin.take() else { return Ok(()) };
+    match stdin.write_all(text.as_bytes()) {
+        // It ended before it read everything; how it ended says why.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
+
+/// git's own word for what is wrong: `error: object ID: checkName: words`, the check's name alone.
+fn check_of(said: &str) -> String {
+    let check = said.lines().find_map(|line| {
+        let (_, rest) = line.strip_prefix("error: object ")?.split_once(": ")?;
+        let (check, _) = rest.split_once(':')?;
+        check.bytes().all(|byte| byte.is_ascii_alphanumeric()).then(|| check.to_owned())
+    });
+    match check {
+        Some(check) => format!("git fsck refuses it: {check}"),
+        None if said.contains("exceeds maximum allowed size") => "it is larger than the policy allows".into(),
+        None => "git cannot read its objects".into(),
+    }
+}

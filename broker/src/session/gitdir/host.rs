@@ -1,0 +1,201 @@
+//! The host's own git, on the host's own repository: refs are moved by git itself, with its locks and its rules.
+//!
+//! Nothing that a session can write is read: the directory is named, not discovered, no hook runs, and no
+//! configuration but the repository's own is obeyed.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use keyhatch_protocol::{ObjectId, RefName};
+use thiserror::Error;
+
+use super::reflog::LogEntry;
+use super::refs::{Head, Refs};
+use super::state::State;
+
+/// The host's git for one git directory.
+#[derive(Debug)]
+pub struct Git {
+    git_dir: PathBuf,
+}
+
+/// git on the host said no.
+#[derive(Debug, Error)]
+pub enum HostError {
+    /// It could not be run.
+    #[error("cannot run git")]
+    Unavailable(#[from] io::Error),
+    /// It refused: somebody else was faster, or a name is in the way.
+    #[error("git refused it")]
+    Refused,
+}
+
+impl Git {
+    /// For the shared directory of a repository.
+    #[must_use]
+    pub fn of(state: &State) -> Self {
+        Self { git_dir: state.common.clone() }
+    }
+
+    /// For one of its worktrees.
+    #[must_use]
+    pub fn of_tree(state: &State, within: &str) -> Self {
+        Self { git_dir: tree_directory(state, within) }
+    }
+
+    /// Every ref that is no symbolic one.
+    ///
+    /// # Errors
+    /// When git cannot be run.
+    pub fn refs(&self) -> io::Result<Refs> {
+        let output = self
+            .command()
+            // A symbolic ref is a name and no commit: its line is empty.
+            .args(["for-each-ref", "--format=%(if)%(symref)%(then)%(else)%(objectname) %(refname)%(end)"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .output()?;
+        if !output.status.success() {
+            return Err(io::Error::other("git for-each-ref failed"));
+        }
+        Ok(super::refs::packed(&output.stdout).collect())
+    }
+
+    /// Moves a ref from exactly one value to another. The log says who and why.
+    ///
+    /// # Errors
+    /// When the ref has another value by now, or git refuses.
+    pub fn update(
+        &self,
+        name: &RefName,
+        (old, new): (Option<&ObjectId>, &ObjectId),
+        entry: &LogEntry,
+    ) -> Result<(), HostError> {
+        let zero = ObjectId::zero(new.format());
+        let message = if entry.message.is_empty() { "keyhatch" } else { &entry.message };
+        let mut git = self.command();
+        signed(&mut git, entry);
+        git.args(["update-ref", "--create-reflog", "-m", message, name.as_str(), new.as_str()]);
+        git.arg(old.unwrap_or(&zero).as_str());
+        done(git.stderr(Stdio::null()).status()?)
+    }
+
+    /// Moves many refs, each from exactly one value to another, all or none.
+    ///
+    /// # Errors
+    /// When one of them has another value by now, or git refuses.
+    pub fn update_all(&self, updates: &[(&RefName, Option<&ObjectId>, &ObjectId)]) -> Result<(), HostError> {
+        let mut git = self.command();
+        git.args(["update-ref", "-m", "keyhatch", "--stdin", "-z"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = git.spawn()?;
+        let mut text = Vec::new();
+        for (name, old, new) in updates {
+            let zero = ObjectId::zero(new.format());
+            text.extend(format!("update {name}\0{new}\0{}\0", old.unwrap_or(&zero)).bytes());
+        }
+        if let Some(mut stdin) = child.stdin.take() {
+            // It ended before it read everything: its status says so.
+            drop(stdin.write_all(&text));
+        }
+        done(child.wait()?)
+    }
+
+    /// Deletes a ref that has exactly this value.
+    ///
+    /// # Errors
+    /// When it has another value by now, or git refuses.
+    pub fn delete(&self, name: &RefName, old: &ObjectId) -> Result<(), HostError> {
+        let mut git = self.command();
+        git.args(["update-ref", "-d", name.as_str(), old.as_str()]);
+        done(git.stderr(Stdio::null()).status()?)
+    }
+
+    /// Points `HEAD` elsewhere.
+    ///
+    /// # Errors
+    /// When git refuses.
+    pub fn set_head(&self, head: &Head, entry: Option<&LogEntry>) -> Result<(), HostError> {
+        let message = entry.map_or("keyhatch", |entry| entry.message.as_str());
+        let message = if message.is_empty() { "keyhatch" } else { message };
+        let mut git = self.command();
+        if let Some(entry) = entry {
+            signed(&mut git, entry);
+        }
+        match head {
+            Head::Branch(name) => git.args(["symbolic-ref", "-m", message, "HEAD", name.as_str()]),
+            Head::Detached(id) => git.args(["update-ref", "--no-deref", "-m", message, "HEAD", id.as_str()]),
+        };
+        done(git.stderr(Stdio::null()).status()?)
+    }
+
+    /// Adds an entry to the stash.
+    ///
+    /// # Errors
+    /// When git refuses.
+    pub fn store_stash(&self, entry: &LogEntry) -> Result<(), HostError> {
+        let mut git = self.command();
+        signed(&mut git, entry);
+        git.args(["update-ref", "--create-reflog", "-m", &entry.message, "refs/stash", entry.new.as_str()]);
+        done(git.stderr(Stdio::null()).status()?)
+    }
+
+    /// Drops an entry of the stash by its number, newest first.
+    ///
+    /// # Errors
+    /// When git refuses.
+    pub fn drop_stash(&self, number: usize, last: bool) -> Result<(), HostError> {
+        let mut git = self.command();
+        if last {
+            git.args(["update-ref", "-d", "refs/stash"]);
+        } else {
+            git.args(["reflog", "delete", "--updateref", "--rewrite", &format!("refs/stash@{{{number}}}")]);
+        }
+        done(git.stderr(Stdio::null()).status()?)
+    }
+
+    fn command(&self) -> Command {
+        let mut git = clean();
+        git.arg("--git-dir").arg(&self.git_dir);
+        // The user's own hooks would run for what the session did: `reference-transaction` is one.
+        git.args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0"]);
+        git
+    }
+}
+
+/// The git directory of a worktree on the host.
+#[must_use]
+pub fn tree_directory(state: &State, within: &str) -> PathBuf {
+    if within == "." { state.common.clone() } else { state.common.join(within) }
+}
+
+fn clean() -> Command {
+    let mut git = Command::new("git");
+    git.env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("LC_ALL", "C")
+        .env("HOME", "/nonexistent")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_ATTR_NOSYSTEM", "1")
+        .env("GIT_NO_LAZY_FETCH", "1")
+        .env("GIT_COMMITTER_NAME", "keyhatch")
+        .env("GIT_COMMITTER_EMAIL", "keyhatch@localhost")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    git
+}
+
+/// Who did it, as the session's log says; text that is one line each, by the parser.
+fn signed(git: &mut Command, entry: &LogEntry) {
+    let name = if entry.name.trim().is_empty() { "unknown" } else { &entry.name };
+    git.env("GIT_COMMITTER_NAME", name).env("GIT_COMMITTER_EMAIL", &entry.email);
+    git.env("GIT_COMMITTER_DATE", format!("@{}", entry.when));
+}
+
+fn done(status: std::process::ExitStatus) -> Result<(), HostError> {
+    if status.success() { Ok(()) } else { Err(HostError::Refused) }
+}

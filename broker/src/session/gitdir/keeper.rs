@@ -1,0 +1,265 @@
+//! The keeper: one thread a session that watches both sides, plays a round when either moved, and finishes at the end.
+//!
+//! Watching is asking the file system for a few dozen times of change: it needs no watch that a session could use up,
+//! and costs less than one round.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use keyhatch_protocol::RefName;
+use rustix::fs::FlockOperation;
+
+use super::beneath::{Beneath, Stamp};
+use super::host::tree_directory;
+use super::refs;
+use super::state::{Record, State};
+use super::sync::Round;
+use super::{lock, report};
+use crate::cause::chain;
+use crate::session::report::Section;
+
+/// How often both sides are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How long a side that cannot be read is left alone.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
+/// Rounds of the end: the first brings what is new, the next one what a lock had held up.
+const LAST_ROUNDS: usize = 3;
+
+/// A session's hold on its keeper.
+#[derive(Debug)]
+pub struct Keeper {
+    orders: Sender<Sender<Vec<Section>>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+    record: Arc<Mutex<Record>>,
+}
+
+impl Keeper {
+    /// Starts to watch.
+    ///
+    /// # Errors
+    /// When no thread can be had, or the record not be written.
+    pub fn start(directory: &Path, record: Record) -> io::Result<Self> {
+        record.keep(directory)?;
+        let (orders, received) = channel();
+        let record = Arc::new(Mutex::new(record));
+        let (directory, shared) = (directory.to_owned(), Arc::clone(&record));
+        let thread = thread::Builder::new().name("gitdir".into()).spawn(move || {
+            let mut work = Work::new(directory, shared);
+            work.watch(&received);
+        })?;
+        Ok(Self { orders, thread: Mutex::new(Some(thread)), record })
+    }
+
+    /// What was brought so far.
+    #[must_use]
+    pub fn sections(&self) -> Vec<Section> {
+        report::sections(&self.record.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Plays the last rounds, removes the session's directory, and says what had to stay. Blocks; a second call waits
+    /// for the first and says nothing.
+    #[must_use]
+    pub fn finish(&self) -> Vec<Section> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = thread.take() else { return Vec::new() };
+        let (answer, answered) = channel();
+        let sections = match self.orders.send(answer) {
+            Ok(()) => answered.recv().unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        if running.join().is_err() {
+            tracing::error!("a session's keeper died; what it did not bring is in the state directory");
+        }
+        sections
+    }
+}
+
+struct Work {
+    directory: PathBuf,
+    record: Arc<Mutex<Record>>,
+    seen: Vec<Vec<Stamp>>,
+    attempts: Vec<BTreeMap<RefName, u8>>,
+}
+
+impl Work {
+    fn new(directory: PathBuf, record: Arc<Mutex<Record>>) -> Self {
+        let count = record.lock().unwrap_or_else(PoisonError::into_inner).repositories.len();
+        Self { directory, record, seen: vec![Vec::new(); count], attempts: vec![BTreeMap::new(); count] }
+    }
+
+    fn watch(&mut self, orders: &Receiver<Sender<Vec<Section>>>) {
+        // What both sides look like at the start is what they agreed on.
+        self.seen = self.states().iter().map(stamps).collect();
+        let mut wait = TICK;
+        loop {
+            match orders.recv_timeout(wait) {
+                Ok(answer) => {
+                    let sections = self.finish();
+                    // Whoever asked may be gone; the report is kept all the same.
+                    drop(answer.send(sections));
+                    return;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            wait = if self.rounds(false) { TICK } else { AFTER_FAILURE };
+        }
+    }
+
+    /// Plays a round for every repository in which something moved. Returns whether all could be played.
+    fn rounds(&mut self, last: bool) -> bool {
+        let mut well = true;
+        for (at, state) in self.states().into_iter().enumerate() {
+            let now = stamps(&state);
+            if self.seen.get(at) == Some(&now) && !last {
+                continue;
+            }
+            // From before the round: what moves while it is played is looked at again.
+            match self.round(at, state, last) {
+                Ok(changed) => {
+                    if !changed && let Some(seen) = self.seen.get_mut(at) {
+                        *seen = now;
+                    }
+                }
+                Err(error) => {
+                    well = false;
+                    tracing::warn!(error = %chain(&error), "a session's git directory is not in step");
+                }
+            }
+        }
+        well
+    }
+
+    fn round(&mut self, at: usize, mut state: State, last: bool) -> Result<bool, super::sync::SyncError> {
+        let (session, limits) = {
+            let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+            (record.session.clone(), record.limits)
+        };
+        let mut none = BTreeMap::new();
+        let attempts = self.attempts.get_mut(at).unwrap_or(&mut none);
+        let played = Round { state: &mut state, session: &session, limits, last, attempts }.play();
+        // Also after a failure: what was done until then was done.
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = record.repositories.get_mut(at)
+            && *kept != state
+        {
+            *kept = state;
+            record.keep(&self.directory)?;
+        }
+        played
+    }
+
+    fn states(&self) -> Vec<State> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).repositories.clone()
+    }
+
+    fn finish(&mut self) -> Vec<Section> {
+        let mut well = false;
+        for _ in 0..LAST_ROUNDS {
+            let before = self.states();
+            well = self.rounds(true);
+            if well && self.states() == before {
+                break;
+            }
+        }
+        if !well {
+            return vec![report::left(&self.directory)];
+        }
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            tracing::warn!(%error, "a session's git directory is left behind");
+        }
+        Vec::new()
+    }
+}
+
+/// What a repository looks like on both sides.
+fn stamps(state: &State) -> Vec<Stamp> {
+    let mut stamps = Vec::new();
+    if let Ok(inside) = Beneath::hostile(&state.session()) {
+        stamps.extend(refs::stamps(&inside));
+        stamps.push(inside.stamp("logs/refs/stash"));
+        // A directory's own time changes with every file that git replaces in it: HEAD, index, locks.
+        stamps.extend(state.trees.iter().map(|tree| inside.stamp(&tree.within)));
+    }
+    if let Ok(host) = Beneath::own(&state.common) {
+        stamps.extend(refs::stamps(&host));
+        stamps.push(host.stamp("logs/refs/stash"));
+    }
+    for tree in &state.trees {
+        if let Ok(host) = Beneath::own(&tree_directory(state, &tree.within)) {
+            stamps.push(host.stamp("HEAD"));
+            stamps.push(host.stamp("index"));
+            stamps.push(host.stamp("."));
+        }
+    }
+    stamps
+}
+
+/// Brings what a broker that died had not: at the start of the next one, for every session that it left.
+///
+/// A session whose sandbox still runs (its command holds the lock) is kept in step until it ends.
+pub fn recover(directory: &Path, finished: impl Fn(&Record, Vec<Section>) + Send + Clone + 'static) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let Ok(record) = Record::read(&path) else {
+            // It died before there was anything to lose.
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(%error, "a session's directory is left behind");
+            }
+            continue;
+        };
+        let finished = finished.clone();
+        let recovering = thread::Builder::new().name("gitdir".into()).spawn(move || {
+            for state in &record.repositories {
+                for tree in &state.trees {
+                    let directory = tree_directory(state, &tree.within);
+                    if let Err(error) = lock::remove_stale(&directory, record.session.as_str()) {
+                        tracing::warn!(%error, "a lock is left behind");
+                    }
+                }
+            }
+            let shared = Arc::new(Mutex::new(record.clone()));
+            let mut work = Work::new(path.clone(), shared);
+            while !is_over(&path) {
+                work.rounds(false);
+                thread::sleep(TICK * 5);
+            }
+            let left = work.finish();
+            let record = work.record.lock().unwrap_or_else(PoisonError::into_inner);
+            finished(&record, report::sections(&record).into_iter().chain(left).collect());
+        });
+        if let Err(error) = recovering {
+            tracing::error!(%error, "a session cannot be recovered now; the next start tries again");
+        }
+    }
+}
+
+/// Where the command that runs a sandbox holds a lock for as long as it lives.
+#[must_use]
+pub fn lock_file(directory: &Path) -> PathBuf {
+    directory.join("lock")
+}
+
+/// Takes the lock for the life of this process.
+///
+/// # Errors
+/// When it cannot be opened or is held.
+pub fn hold(directory: &Path) -> io::Result<File> {
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(lock_file(directory))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared)?;
+    Ok(file)
+}
+
+fn is_over(directory: &Path) -> bool {
+    match File::open(lock_file(directory)) {
+        Ok(file) => rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok(),
+        Err(_) => true,
+    }
+}

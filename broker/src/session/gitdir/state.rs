@@ -1,0 +1,171 @@
+//! What a session and the host last agreed on, kept on disk: after a crash the next broker goes on from here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use keyhatch_protocol::{ObjectFormat, ObjectId, RefName, SessionId};
+use serde::{Deserialize, Serialize};
+
+use super::harvest::Refused;
+use super::refs::{Base, Head};
+use crate::inspect::Limits;
+
+/// Longest record that is read back.
+const MAX_RECORD: u64 = 256 * 1024 * 1024;
+
+/// One session's git directories.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Whose.
+    pub session: SessionId,
+    /// The project's directory.
+    pub project: PathBuf,
+    /// Its policy's name.
+    pub policy: String,
+    /// When it was opened, in seconds since the epoch.
+    pub opened: u64,
+    /// What a session may bring.
+    pub limits: Limits,
+    /// Its repositories, the project's own first.
+    pub repositories: Vec<State>,
+}
+
+/// One repository of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// The directory of ours that holds the session's git directory and what was agreed.
+    pub directory: PathBuf,
+    /// The host's shared git directory.
+    pub common: PathBuf,
+    /// The host's object stores.
+    pub stores: Vec<PathBuf>,
+    /// Its hash.
+    pub format: ObjectFormat,
+    /// Whether the host's refs are in the reftable format.
+    pub reftable: bool,
+    /// Whether the host lacks promised objects.
+    pub partial: bool,
+    /// The worktrees that the session sees.
+    pub trees: Vec<Tree>,
+    /// Refs that both sides last agreed on.
+    pub base: Base,
+    /// Refs that the session made or moved, and how far back it may move them: none is as far as it likes.
+    pub floors: BTreeMap<RefName, Option<ObjectId>>,
+    /// Values of the session that were dealt with otherwise: parked, or not taken.
+    pub settled: BTreeMap<RefName, Option<ObjectId>>,
+    /// The session's stash, oldest first.
+    pub stash: Vec<ObjectId>,
+    /// The host's stash as it was last seen, oldest first.
+    pub host_stash: Vec<ObjectId>,
+    /// Stash entries that the session made: those it may drop.
+    pub own_stash: BTreeSet<ObjectId>,
+    /// What happened, for the report.
+    pub outcome: Outcome,
+}
+
+/// One worktree of a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tree {
+    /// Where its `HEAD` and index lie in the git directory: `.`, or `worktrees/NAME`.
+    pub within: String,
+    /// Whether it has files: a bare repository has none.
+    pub has_index: bool,
+    /// The `HEAD` that both sides last agreed on.
+    pub head: Option<Head>,
+    /// Entries of the session's log of `HEAD` that the host has, or had first.
+    pub logged: usize,
+    /// How long the host's own log of `HEAD` was when both sides last agreed on it.
+    pub host_log: usize,
+}
+
+/// What a session did to a repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outcome {
+    /// Refs of the host that it moved: first value, last value, how many times.
+    pub moved: BTreeMap<RefName, Moved>,
+    /// Refs that wait: what they would have been, and why they are not.
+    pub parked: BTreeMap<RefName, Parked>,
+    /// Stash entries that it made.
+    pub stashed: usize,
+    /// What stays inside.
+    pub refused: Vec<Refused>,
+}
+
+/// How a ref of the host moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Moved {
+    /// Before the session.
+    pub from: Option<ObjectId>,
+    /// Now; none when it was deleted.
+    pub to: Option<ObjectId>,
+}
+
+/// A ref that waits for the user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parked {
+    /// The ref inside.
+    pub wanted: RefName,
+    /// Its commit.
+    pub id: ObjectId,
+    /// Why it was not taken.
+    pub why: String,
+}
+
+impl Record {
+    /// Writes it whole, or not at all.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep(&self, directory: &Path) -> io::Result<()> {
+        let text = serde_json::to_vec(self).map_err(io::Error::other)?;
+        let next = directory.join("record.next");
+        let mut file = fs::File::create(&next)?;
+        file.write_all(&text)?;
+        fs::rename(next, directory.join("record.json"))
+    }
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// When none is there.
+    pub fn read(directory: &Path) -> io::Result<Self> {
+        let file = super::beneath::open_file(&directory.join("record.json"))?;
+        serde_json::from_reader(io::Read::take(file, MAX_RECORD)).map_err(io::Error::other)
+    }
+}
+
+impl State {
+    /// The session's own git directory: hostile once the session runs.
+    #[must_use]
+    pub fn session(&self) -> PathBuf {
+        self.directory.join("git")
+    }
+
+    /// What both sides last agreed on, as files.
+    #[must_use]
+    pub fn agreed(&self) -> PathBuf {
+        self.directory.join("agreed")
+    }
+
+    /// The agreed index of a worktree.
+    #[must_use]
+    pub fn agreed_index(&self, tree: usize) -> PathBuf {
+        self.agreed().join(format!("index-{tree}"))
+    }
+
+    /// The packed refs of the start.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn start(&self) -> io::Result<Vec<u8>> {
+        fs::read(self.agreed().join("packed-refs"))
+    }
+}

@@ -1,0 +1,391 @@
+//! One round between a session's git directory and the host's: what is new on either side reaches the other.
+//!
+//! A ref of the host moves only from exactly the value that was seen, and never back behind what the host itself made:
+//! what a session may rewrite is its own. Everything else waits under `refs/keyhatch/SESSION/`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+
+use keyhatch_protocol::{ObjectId, RefName, SessionId};
+use thiserror::Error;
+
+use super::admit::admit;
+use super::beneath::Beneath;
+use super::harvest::{Harvest, HarvestError, Order, RefChange, Refused, TreeOrder, harvest};
+use super::host::{Git, HostError, tree_directory};
+use super::reflog::{LogEntry, path};
+use super::refs::{Changes, Head, Refs};
+use super::state::{Moved, Parked, State};
+use super::{headlog, mirror, stash, worktree};
+use crate::inspect::Limits;
+
+/// Rounds in which a ref is tried again that another command was faster with; then it waits for the user.
+const PATIENCE: u8 = 5;
+/// Refs that move in one call without a log entry of their own.
+const BATCH: usize = 16;
+/// Most things that a report says were refused.
+const MAX_REFUSED: usize = 50;
+
+/// A round could not be completed. The next one tries again.
+#[derive(Debug, Error)]
+pub enum SyncError {
+    /// The session's directory could not be read.
+    #[error(transparent)]
+    Harvest(#[from] HarvestError),
+    /// A directory of the host's, or ours.
+    #[error("the repository's git directory cannot be read or written")]
+    Io(#[from] io::Error),
+}
+
+/// What a round works with.
+pub struct Round<'r> {
+    /// The repository.
+    pub state: &'r mut State,
+    /// The session.
+    pub session: &'r SessionId,
+    /// What it may bring.
+    pub limits: Limits,
+    /// Whether the session has ended: nothing will be tried again.
+    pub last: bool,
+    /// How often a ref was not to be had, by name.
+    pub attempts: &'r mut BTreeMap<RefName, u8>,
+}
+
+/// Both sides, as a round sees them.
+pub(super) struct View {
+    /// The packed refs of the start.
+    pub(super) start: Vec<u8>,
+    /// The host's git directory.
+    pub(super) host: Beneath,
+    /// The session's.
+    pub(super) inside: Beneath,
+    /// How the host's refs differ from what was agreed.
+    pub(super) host_changes: Changes,
+    /// Branches that worktrees outside of this session are on.
+    pub(super) elsewhere: BTreeSet<RefName>,
+    /// The `HEAD` of each of the session's worktrees on the host.
+    pub(super) host_heads: Vec<Option<Head>>,
+}
+
+impl Round<'_> {
+    /// Plays it. Returns whether anything changed.
+    ///
+    /// # Errors
+    /// When a side cannot be read or written; what was done until then is noted in the state.
+    pub fn play(&mut self) -> Result<bool, SyncError> {
+        let before = self.state.clone();
+        let view = self.look()?;
+        let stamps = worktree::stamps(self.state);
+        let order = self.order(&view)?;
+        let harvested = harvest(&order)?;
+        let store = self.state.stores.first().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        admit(&order.quarantine, &harvested.objects, store)?;
+        self.note_refused(&harvested.refused);
+        self.take_refs(&view, &harvested);
+        mirror::refs(self.state, &view, &harvested)?;
+        self.trees(&view, &harvested, &stamps)?;
+        for at in 0..self.state.trees.len() {
+            headlog::tell(self.state, at, &harvested, self.session)?;
+        }
+        stash::sync(self.state, &harvested, &view)?;
+        Ok(*self.state != before)
+    }
+
+    fn look(&self) -> Result<View, SyncError> {
+        let start = self.state.start()?;
+        let host = Beneath::own(&self.state.common)?;
+        let mut host_changes = if self.state.reftable {
+            let now: Refs = Git::of(self.state).refs()?;
+            self.state.base.compare(&start, &now)
+        } else {
+            self.state.base.changes(&start, &host)?
+        };
+        host_changes
+            .retain(|name, _| !name.as_str().starts_with("refs/keyhatch/") && name.as_str() != "refs/stash");
+        let host_heads = self.state.trees.iter().map(|tree| worktree::host_head(self.state, tree)).collect();
+        let elsewhere = elsewhere(self.state, &host);
+        let inside = Beneath::hostile(&self.state.session())?;
+        Ok(View { start, host, inside, host_changes, elsewhere, host_heads })
+    }
+
+    fn order(&self, view: &View) -> io::Result<Order> {
+        let quarantine = self.state.directory.join("quarantine");
+        match fs::remove_dir_all(&quarantine) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::create_dir(&quarantine)?;
+        let mut floors = self.state.floors.clone();
+        floors.extend(view.host_changes.iter().map(|(name, id)| (name.clone(), id.clone())));
+        let heads: Vec<ObjectId> =
+            view.host_heads.iter().filter_map(|head| self.commit(view, head.as_ref()?)).collect();
+        Ok(Order {
+            format: self.state.format,
+            session: self.state.session(),
+            quarantine,
+            agreed: self.state.agreed(),
+            objects: self.state.stores.clone(),
+            base: self.state.base.clone(),
+            floors,
+            settled: self.state.settled.clone(),
+            anchor: heads.first().cloned(),
+            known: heads,
+            stash: self.state.stash.clone(),
+            trees: self
+                .state
+                .trees
+                .iter()
+                .map(|tree| TreeOrder { within: tree.within.clone(), logged: tree.logged })
+                .collect(),
+            partial: self.state.partial,
+            limits: self.limits,
+        })
+    }
+
+    /// The commit that a `HEAD` of the host is at.
+    fn commit(&self, view: &View, head: &Head) -> Option<ObjectId> {
+        match head {
+            Head::Detached(id) => Some(id.clone()),
+            Head::Branch(name) => self.host_value(view, name),
+        }
+    }
+
+    /// What a ref of the host was when the round began.
+    fn host_value(&self, view: &View, name: &RefName) -> Option<ObjectId> {
+        match view.host_changes.get(name) {
+            Some(id) => id.clone(),
+            None => self.state.base.values(&view.start, std::iter::once(name)).remove(name),
+        }
+    }
+
+    /// Moves the host's refs as the session moved its own, as far as that is allowed.
+    fn take_refs(&mut self, view: &View, harvest: &Harvest) {
+        let heads: BTreeSet<&RefName> =
+            harvest.trees.iter().filter_map(|tree| branch(tree.head.as_ref())).collect();
+        let before = self.state.base.values(&view.start, harvest.refs.iter().map(|change| &change.name));
+        let host = |name: &RefName| {
+            view.host_changes.get(name).cloned().unwrap_or_else(|| before.get(name).cloned())
+        };
+        let mut plain = Vec::new();
+        for change in &harvest.refs {
+            let old = host(&change.name);
+            if old == change.new {
+                self.agree(&change.name, change.new.clone());
+                continue;
+            }
+            let Some(new) = &change.new else {
+                self.take_deletion(change, old.as_ref());
+                continue;
+            };
+            if let Some(why) = self.objection(view, change, old.as_ref()) {
+                self.park(change, new, why);
+            } else if !heads.contains(&change.name) && change.log.len() < 2 {
+                plain.push((change, old, new));
+            } else if !heads.contains(&change.name) {
+                // A branch that a worktree inside is on moves when its HEAD is looked at.
+                let git = self.git_for(view, &change.name);
+                self.advance(&git, change, old.as_ref(), new);
+            }
+        }
+        for batch in plain.chunks(BATCH.max(plain.len() / BATCH)) {
+            self.take_batch(view, batch);
+        }
+    }
+
+    fn take_batch(&mut self, view: &View, batch: &[(&RefChange, Option<ObjectId>, &ObjectId)]) {
+        if batch.len() > 1 {
+            let updates: Vec<_> = batch.iter().map(|(c, old, new)| (&c.name, old.as_ref(), *new)).collect();
+            if Git::of(self.state).update_all(&updates).is_ok() {
+                for (change, old, new) in batch {
+                    self.moved(&change.name, old.as_ref(), Some((*new).clone()));
+                }
+                return;
+            }
+        }
+        for (change, old, new) in batch {
+            let git = self.git_for(view, &change.name);
+            self.advance(&git, change, old.as_ref(), new);
+        }
+    }
+
+    /// Why a ref of the host must not be moved like this; none where it may.
+    fn objection(&self, view: &View, change: &RefChange, old: Option<&ObjectId>) -> Option<String> {
+        let name = &change.name;
+        if let Some(path) = change.submodules.first() {
+            return Some(format!("it adds a repository of its own inside this one: {path}"));
+        }
+        if view.elsewhere.contains(name) {
+            return Some("another worktree has this branch checked out".into());
+        }
+        if name.as_str().starts_with("refs/tags/") && old.is_some() {
+            return Some("the host has this tag already".into());
+        }
+        let remote = name.as_str().starts_with("refs/remotes/");
+        (!change.descends && !remote).then(|| "it does not go on from what is on the host".into())
+    }
+
+    /// Moves one ref, step by step as the session's log says, so that the host's log reads the same.
+    pub(super) fn advance(&mut self, git: &Git, change: &RefChange, old: Option<&ObjectId>, new: &ObjectId) {
+        let steps = path(&change.log, old, new).unwrap_or_default();
+        let mut at = old.cloned();
+        for step in steps.iter().take(steps.len().saturating_sub(1)) {
+            // A step whose objects did not come is left out of the log.
+            if git.update(&change.name, (at.as_ref(), &step.new), step).is_ok() {
+                at = Some(step.new.clone());
+            }
+        }
+        let last = steps.last().or(change.log.last()).cloned().unwrap_or_else(|| unsigned(new));
+        match git.update(&change.name, (at.as_ref(), new), &last) {
+            Ok(()) => self.moved(&change.name, old, Some(new.clone())),
+            Err(error) => {
+                if at.as_ref() != old {
+                    self.moved(&change.name, old, at);
+                }
+                self.missed(change, new, &error);
+            }
+        }
+    }
+
+    /// The git directory whose `HEAD` is on this branch on the host, so that its log is written too.
+    pub(super) fn git_for(&self, view: &View, name: &RefName) -> Git {
+        let on = view.host_heads.iter().position(|head| branch(head.as_ref()) == Some(name));
+        let tree = on.and_then(|at| self.state.trees.get(at)).or(self.state.trees.first());
+        tree.map_or_else(|| Git::of(self.state), |tree| Git::of_tree(self.state, &tree.within))
+    }
+
+    fn missed(&mut self, change: &RefChange, new: &ObjectId, error: &HostError) {
+        tracing::debug!(name = %change.name, ?error, "a ref could not be moved");
+        let tried = self.attempts.entry(change.name.clone()).or_default();
+        *tried += 1;
+        if self.last || *tried >= PATIENCE {
+            self.park(
+                change,
+                new,
+                "the host's git refused it: another ref is in the way, or moved meanwhile".into(),
+            );
+        }
+    }
+
+    fn take_deletion(&mut self, change: &RefChange, old: Option<&ObjectId>) {
+        let Some(old) = old else { return self.agree(&change.name, None) };
+        if change.descends && Git::of(self.state).delete(&change.name, old).is_ok() {
+            self.moved(&change.name, Some(old), None);
+        } else {
+            self.state.settled.insert(change.name.clone(), None);
+            self.refuse(Refused {
+                what: change.name.to_string(),
+                why: "deleted inside, kept on the host".into(),
+            });
+        }
+    }
+
+    fn agree(&mut self, name: &RefName, id: Option<ObjectId>) {
+        self.state.base.since.insert(name.clone(), id);
+        self.state.settled.remove(name);
+        self.attempts.remove(name);
+    }
+
+    fn moved(&mut self, name: &RefName, from: Option<&ObjectId>, to: Option<ObjectId>) {
+        // What the host had of its own stays the limit; what the session added after it the session may take back.
+        self.state.floors.entry(name.clone()).or_insert_with(|| from.cloned());
+        let moved = self.state.outcome.moved.entry(name.clone());
+        moved.or_insert_with(|| Moved { from: from.cloned(), to: None }).to.clone_from(&to);
+        self.agree(name, to);
+    }
+
+    /// Keeps what may not move a ref of the host's where the user can look at it.
+    fn park(&mut self, change: &RefChange, new: &ObjectId, why: String) {
+        let below = change.name.as_str().trim_start_matches("refs/");
+        self.park_as(below, &change.name, new, why);
+        self.state.settled.insert(change.name.clone(), Some(new.clone()));
+    }
+
+    pub(super) fn park_as(&mut self, below: &str, wanted: &RefName, new: &ObjectId, why: String) {
+        let Ok(name) = RefName::parse(format!("refs/keyhatch/{}/{below}", self.session).as_bytes()) else {
+            return;
+        };
+        let old = self.state.outcome.parked.get(&name).map(|parked| parked.id.clone());
+        if old.as_ref() == Some(new) {
+            return;
+        }
+        match Git::of(self.state).update(&name, (old.as_ref(), new), &unsigned(new)) {
+            Ok(()) => {
+                let parked = Parked { wanted: wanted.clone(), id: new.clone(), why };
+                self.state.outcome.parked.insert(name, parked);
+            }
+            Err(error) => {
+                tracing::warn!(%name, ?error, "a ref could not be parked");
+                self.refuse(Refused {
+                    what: wanted.to_string(),
+                    why: "it could not be kept on the host".into(),
+                });
+            }
+        }
+    }
+
+    /// `HEAD` and index of each worktree.
+    fn trees(
+        &mut self,
+        view: &View,
+        harvest: &Harvest,
+        stamps: &[worktree::Stamps],
+    ) -> Result<(), SyncError> {
+        for at in 0..self.state.trees.len() {
+            if let (Some(found), Some(stamps)) = (harvest.trees.get(at), stamps.get(at)) {
+                worktree::sync(self, view, harvest, worktree::Side { at, found, stamps })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn note_refused(&mut self, refused: &[Refused]) {
+        for one in refused {
+            if let Ok(name) = RefName::parse(one.what.as_bytes()) {
+                tracing::warn!(ref_name = %name, why = %one.why, "a ref of the session was refused");
+            }
+            self.refuse(one.clone());
+        }
+    }
+
+    pub(super) fn refuse(&mut self, refused: Refused) {
+        let list = &mut self.state.outcome.refused;
+        if !list.contains(&refused) && list.len() < MAX_REFUSED {
+            list.push(refused);
+        }
+    }
+}
+
+pub(super) fn branch(head: Option<&Head>) -> Option<&RefName> {
+    match head? {
+        Head::Branch(name) => Some(name),
+        Head::Detached(_) => None,
+    }
+}
+
+/// A log entry of ours.
+fn unsigned(new: &ObjectId) -> LogEntry {
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    LogEntry {
+        old: ObjectId::zero(new.format()),
+        new: new.clone(),
+        name: "keyhatch".into(),
+        email: "keyhatch@localhost".into(),
+        when: format!("{now} +0000"),
+        message: String::new(),
+    }
+}
+
+/// The branches that other worktrees of the repository are on: moved under them, they would look as if undone.
+fn elsewhere(state: &State, host: &Beneath) -> BTreeSet<RefName> {
+    let ours: BTreeSet<&str> = state.trees.iter().map(|tree| tree.within.as_str()).collect();
+    let names = host.list("worktrees", 10_000).unwrap_or_default();
+    let linked = names.iter().filter_map(|e| Some(format!("worktrees/{}", e.name.to_str()?)));
+    let all = linked.chain(std::iter::once(".".to_owned())).filter(|within| !ours.contains(within.as_str()));
+    let bare = |within: &str| within == "." && !state.common.join("index").exists();
+    let heads = all
+        .filter(|within| !bare(within))
+        .filter_map(|within| Head::read(&Beneath::own(&tree_directory(state, &within)).ok()?, "HEAD"));
+    heads.filter_map(|head| branch(Some(&head)).cloned()).collect()
+}

@@ -1,0 +1,195 @@
+//! The session's own git directory: git works inside, and the user sees afterwards what they would have seen without.
+
+use keyhatch_tests::{GITS, Twins, World};
+
+#[test]
+fn commits_come_back_with_their_log_and_a_clean_status() {
+    Twins::each(|twins| {
+        twins.same(
+            "echo a > a; git add a; git commit -qm a; echo b > b; git add b; git commit -qm 'b, with words'",
+        );
+        twins.same("git rm -q a; git commit -qm 'remove a'; echo c >> README; git commit -qam c; git tag v1; git tag -a v2 -m two");
+    });
+}
+
+#[test]
+fn what_is_staged_changed_and_untracked_looks_the_same() {
+    Twins::each(|twins| {
+        twins.same("echo a > a; git add a; echo more >> a; echo b > b; chmod +x b; git add -N b; echo x >> README; mkdir d; echo d > d/d");
+        twins.same("git add -A; git reset -q README; git mv a e; git update-index --assume-unchanged README");
+    });
+}
+
+#[test]
+fn branches_are_made_switched_and_deleted() {
+    Twins::each(|twins| {
+        twins.prepare("git branch old");
+        twins.same("git switch -qc topic; echo t > t; git add t; git commit -qm t; git switch -q main; git switch -q -; git branch side; git branch gone; git branch -D gone");
+        twins.same("git switch -q main; git branch other; git branch -D other");
+        twins.same("git merge -q --no-edit topic; git switch -q --detach HEAD~1; git switch -q main");
+        twins.same("git switch -q --orphan fresh; echo f > f; git add f; git commit -qm fresh");
+    });
+}
+
+#[test]
+fn the_sessions_own_commits_may_be_amended_and_rebased() {
+    Twins::each(|twins| {
+        twins.same(
+            "for n in 1 2 3; do echo $n > f$n; git add .; git commit -qm $n; done; git commit -q --amend -m three; \
+             git switch -qc topic HEAD~2; echo t > t; git add t; git commit -qm t; git rebase -q main; git switch -q main",
+        );
+        let log = twins.on_host(&twins.boxed, "git log --format=%s --graph --all").ok();
+        assert!(log.stdout.contains("three"), "{log:?}");
+    });
+}
+
+#[test]
+fn the_stash_grows_and_shrinks() {
+    Twins::each(|twins| {
+        twins.prepare("echo mine >> README; git stash -q");
+        twins.same("echo one >> README; git stash -q; echo two >> README; git stash push -q -m 'with words'; echo n > n; git stash -qu");
+        twins.same("echo x > x; git add x; git stash -q; echo y >> README; git stash -q; git stash pop -q; git checkout -q README; git stash drop -q");
+        // The user's own entry stays, whatever happens to it inside.
+        let script = twins.script("git stash clear; git stash list");
+        let ran = twins.world.run(&twins.boxed, "default", &script).ok();
+        assert_eq!(ran.stdout, "");
+        let left = twins.on_host(&twins.boxed, "git stash list").ok();
+        assert_eq!(left.stdout.lines().count(), 4, "{left:?}");
+    });
+}
+
+#[test]
+fn configuration_hooks_and_upkeep_work_inside_and_stay_there() {
+    Twins::each(|twins| {
+        let config = std::fs::read_to_string(twins.boxed.join(".git/config")).expect("a file");
+        let script = "git config core.fsmonitor false; git config alias.x '!touch pwned'; \
+            printf '#!/bin/sh\\necho ran > hook-ran\\n' > .git/hooks/post-commit; chmod +x .git/hooks/post-commit; \
+            git commit -q --allow-empty -m x; cat hook-ran; rm hook-ran; git gc -q; git fsck; git pack-refs --all; \
+            git update-ref refs/heads/packed HEAD; git pack-refs --all; git commit -q --allow-empty -m y";
+        let ran = twins.inside(&twins.boxed, script).ok();
+        assert!(ran.stdout.contains("ran"), "{ran:?}");
+        assert_eq!(std::fs::read_to_string(twins.boxed.join(".git/config")).expect("a file"), config);
+        assert!(!twins.boxed.join(".git/hooks/post-commit").exists());
+        let log = twins
+            .on_host(&twins.boxed, "git log --format=%s; git rev-parse packed HEAD~1; git fsck --strict")
+            .ok();
+        assert!(log.stdout.starts_with("y\nx\nAdd README\n"), "{log:?}");
+        twins.world.clean(&twins.boxed);
+    });
+}
+
+#[test]
+fn a_commit_is_on_the_host_while_the_session_runs() {
+    for git in GITS {
+        let twins = Twins::new(git);
+        let script = twins.script(
+            "git commit -q --allow-empty -m live; git rev-parse HEAD > made; while ! test -e go; do sleep 0.05; done",
+        );
+        let run = twins.world.start(&twins.boxed, "default", &script);
+        let made = || std::fs::read_to_string(twins.boxed.join("made")).unwrap_or_default();
+        twins.world.wait_until("the commit is on the host", || {
+            !made().is_empty() && twins.world.tip(&twins.boxed, "main") == made().trim()
+        });
+        twins.world.write("boxed/go", "");
+        run.finish().ok();
+        twins.world.clean(&twins.boxed);
+    }
+}
+
+#[test]
+fn what_the_host_does_meanwhile_appears_inside() {
+    Twins::each(|twins| {
+        let script = twins.script(
+            "echo ready > ready; wait_for() { while ! eval \"$1\"; do sleep 0.05; done; }\n\
+             wait_for 'test \"$(git log -1 --format=%s)\" = host'; wait_for 'test -z \"$(git status --porcelain -uno)\"'; \
+             wait_for 'git rev-parse -q --verify made >/dev/null'; echo commit-seen >> seen; \
+             wait_for 'test \"$(git symbolic-ref HEAD)\" = refs/heads/made'; wait_for 'test -z \"$(git status --porcelain -uno)\"'; echo switch-seen >> seen; \
+             wait_for '! git rev-parse -q --verify gone >/dev/null'; echo deletion-seen >> seen; \
+             git commit -q --allow-empty -m inside",
+        );
+        twins.prepare("git branch gone; git pack-refs --all");
+        let run = twins.world.start(&twins.boxed, "default", &script);
+        let seen =
+            |word: &str| std::fs::read_to_string(twins.boxed.join("seen")).unwrap_or_default().contains(word);
+        twins.world.wait_until("it runs", || twins.boxed.join("ready").exists());
+        twins.on_host(&twins.boxed, "echo h > h; git add h; git commit -qm host; git branch made").ok();
+        twins.world.wait_until("the commit is seen", || seen("commit-seen"));
+        twins.on_host(&twins.boxed, "git switch -q made").ok();
+        twins.world.wait_until("the switch is seen", || seen("switch-seen"));
+        twins.on_host(&twins.boxed, "git branch -D gone").ok();
+        let ran = run.finish();
+        assert!(ran.status.success(), "{ran:?}");
+        let log = twins
+            .on_host(&twins.boxed, "git log --format=%s made; git status --porcelain -uno; git fsck")
+            .ok();
+        assert!(log.stdout.starts_with("inside\nhost\nAdd README\n"), "{log:?}");
+    });
+}
+
+#[test]
+fn what_would_take_the_users_commits_away_waits_and_the_report_says_how_to_take_it() {
+    Twins::each(|twins| {
+        twins.world.commit(&twins.boxed, "mine", "mine\n");
+        let before = twins.world.tip(&twins.boxed, "main");
+        let ran = twins
+            .inside(&twins.boxed, "git commit -q --amend -m rewritten; git tag t; git branch -f t2")
+            .ok();
+        assert_eq!(twins.world.tip(&twins.boxed, "main"), before);
+        let waiting = twins
+            .on_host(&twins.boxed, "git for-each-ref --format='%(refname) %(contents:subject)' refs/keyhatch")
+            .ok();
+        let line = waiting.stdout.lines().next().unwrap_or_default();
+        assert!(line.ends_with("/heads/main rewritten"), "{waiting:?}");
+        let name = line.split(' ').next().unwrap_or_default();
+        assert!(
+            ran.stderr.contains(&format!("keyhatch:   waits as {name}")) || ran.stderr.contains(name),
+            "{ran:?}"
+        );
+        assert!(ran.stderr.contains(&format!("git merge {name}")), "{ran:?}");
+        let taken = twins
+            .on_host(&twins.boxed, &format!("git reset -q --hard {name}; git log -1 --format=%s; git fsck"))
+            .ok();
+        assert!(taken.stdout.starts_with("rewritten"), "{taken:?}");
+    });
+}
+
+#[test]
+fn the_report_names_what_was_brought_and_show_repeats_it() {
+    let twins = Twins::new(GITS[1]);
+    let ran = twins
+        .inside(&twins.boxed, "git commit -q --allow-empty -m one; git branch new; echo $KEYHATCH_SESSION")
+        .ok();
+    assert!(ran.stderr.contains("main went from") && ran.stderr.contains("new new at"), "{ran:?}");
+    let session = ran.stdout.trim();
+    let shown = twins.world.keyhatch(&["session", "show", session, "--json"]).ok();
+    let report: serde_json::Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    let section = report["sections"].as_array().expect("sections").iter().find(|s| s["name"] == "repository");
+    let moved = &section.expect("a section about the repository")["data"]["moved"];
+    assert_eq!(moved[0]["ref"], "refs/heads/main", "{report}");
+    assert_eq!(moved[0]["to"].as_str(), Some(twins.world.tip(&twins.boxed, "main").as_str()));
+}
+
+#[test]
+fn a_policy_can_share_the_projects_own_git_directory() {
+    let world = World::new();
+    world.policy("shared", &format!("{}\n[repository]\ngit_dir = \"shared\"\n", SHARED));
+    let project = world.project("p", "https://h.example/p.git");
+    let script = "git commit -q --allow-empty -m x; echo x >> .git/config; echo x > .git/hooks/post-commit; \
+                  rm -f .git/config; mv .git/hooks .git/h; git config core.fsmonitor x; rm -rf .git/hooks; ls .git/hooks";
+    let ran = world.run(&project, "shared", script);
+    let config = std::fs::read_to_string(project.join(".git/config")).expect("a file");
+    assert!(config.contains("h.example") && !config.contains("fsmonitor"), "{config} {ran:?}");
+    assert!(!project.join(".git/hooks/post-commit").exists() && project.join(".git/hooks").exists());
+    assert_eq!(world.git(&project, &["log", "--format=%s", "-1"]).ok().stdout, "x\n");
+}
+
+const SHARED: &str = r#"
+name = "shared"
+description = "The project's own git directory."
+
+[[fetch]]
+name = "own remotes"
+remote = "{remotes}"
+decision = "allow"
+reason = "a test"
+"#;
