@@ -16,6 +16,7 @@ openssl        /usr/bin/openssl   certificates for it
 git            /usr/bin/git       the distribution's own git, beside any other
 bubblewrap     /usr/bin/bwrap     what start-up is compared with
 tmux           /usr/bin/tmux      a terminal for tests
+python3        /usr/bin/python3   the actor that tries to get out of the sandbox
 "
 missing=""
 while read -r package file why; do

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::approval::{Queue, seconds};
 use crate::audit::{AuditError, AuditLog};
 use crate::credential::HostGit;
+use crate::network;
 use crate::paths::Paths;
 use crate::session::Session;
 use crate::session::report::{Section, SessionReport};
@@ -97,6 +98,11 @@ impl Broker {
         let left = tokio::task::spawn_blocking(move || finishing.finish()).await.unwrap_or_default();
         let now = SystemTime::now();
         let lasted = now.duration_since(session.opened).unwrap_or_default().as_secs();
+        if let Some(fields) = network::report::audit_fields(&session.network)
+            && let Err(error) = self.record(id, "network-summary", fields)
+        {
+            tracing::error!(session = %id, %error, "a session's connections could not be recorded");
+        }
         if let Err(error) = self.record(id, "session-closed", vec![("seconds", lasted.into())]) {
             tracing::error!(session = %id, %error, "a session's end could not be recorded");
         }

@@ -103,6 +103,12 @@ impl Paths {
         self.runtime.join("files")
     }
 
+    /// What outlives a session.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
     /// The audit log.
     #[must_use]
     pub fn audit(&self) -> PathBuf {

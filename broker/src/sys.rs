@@ -9,27 +9,29 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-/// Sends one descriptor with one byte, `unix(7)` SCM_RIGHTS.
+/// Most descriptors in one message that are taken; the kernel's own limit is 253 (SCM_MAX_FD).
+const MAX_DESCRIPTORS: usize = 128;
+
+/// Sends descriptors with one byte, `unix(7)` SCM_RIGHTS.
 ///
 /// # Errors
 /// What `sendmsg(2)` says.
-pub fn send_descriptor(socket: BorrowedFd<'_>, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+pub fn send_descriptors(socket: BorrowedFd<'_>, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [descriptor];
-    if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(io::Error::other("no room for a descriptor"));
+    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::other("no room for the descriptors"));
     }
     sendmsg(socket, &[IoSlice::new(b"L")], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// Receives exactly one descriptor with one byte; anything else is an error, and surplus descriptors are closed.
+/// Receives the descriptors that come with one byte; how many are right is the caller's to say.
 ///
 /// # Errors
-/// What `recvmsg(2)` says; `UnexpectedEof` when the peer closed; `InvalidData` when it is not one descriptor.
-pub fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+/// What `recvmsg(2)` says; `UnexpectedEof` when the peer closed.
+pub fn receive_descriptors(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let message =
@@ -37,18 +39,11 @@ pub fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     if message.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    let mut received: Vec<OwnedFd> = ancillary
-        .drain()
-        .filter_map(|m| match m {
-            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    match (received.pop(), received.is_empty()) {
-        (Some(descriptor), true) => Ok(descriptor),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
+    let received = ancillary.drain().filter_map(|m| match m {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    Ok(received.flatten().collect())
 }
 
 /// Points libgit2's search for configuration files of one level at nothing.

@@ -7,6 +7,8 @@
 mod explain;
 mod judge;
 mod limits;
+pub mod network;
+mod network_toml;
 mod parse;
 mod pattern;
 mod place;
@@ -26,6 +28,7 @@ pub use place::PolicyError;
 pub use repository::{GitDirectory, RepositoryPolicy};
 pub use sandbox::{HidePatterns, HomeChoice, ProjectAccess, SandboxPolicy};
 
+use network::Network;
 use pattern::{RefPattern, Where};
 
 /// A parsed policy.
@@ -40,6 +43,7 @@ pub struct Policy {
     limits: PushLimits,
     session_limits: SessionLimits,
     sandbox: SandboxPolicy,
+    network: Network,
     repository: RepositoryPolicy,
 }
 
@@ -251,6 +255,12 @@ impl Policy {
     #[must_use]
     pub const fn sandbox(&self) -> &SandboxPolicy {
         &self.sandbox
+    }
+
+    /// What of the network it opens.
+    #[must_use]
+    pub const fn network(&self) -> &Network {
+        &self.network
     }
 
     /// How it goes together with the project's repository.

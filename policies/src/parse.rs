@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::limits::LimitsToml;
+use crate::network_toml::{self, NetworkToml};
 use crate::pattern::{HostPattern, RefPattern, RemotePattern, Where};
 use crate::place::PolicyError;
 use crate::repository::RepositoryToml;
@@ -31,6 +32,7 @@ struct PolicyToml {
     approval: Option<ApprovalToml>,
     limits: Option<LimitsToml>,
     sandbox: Option<SandboxToml>,
+    network: Option<Spanned<NetworkToml>>,
     repository: Option<RepositoryToml>,
 }
 
@@ -106,7 +108,7 @@ impl Text<'_> {
         PolicyError::at(self.text, self.origin, span, what, Some(help))
     }
 
-    fn present(&self, value: &Spanned<String>, what: &str) -> Result<String, PolicyError> {
+    pub(crate) fn present(&self, value: &Spanned<String>, what: &str) -> Result<String, PolicyError> {
         let text = value.get_ref().trim();
         let plain = |c: char| c.is_ascii_graphic() || c == ' ';
         if text.is_empty() || text.len() > 200 || !text.chars().all(plain) {
@@ -251,6 +253,7 @@ pub(crate) fn parse(text: &str, origin: &str) -> Result<Policy, PolicyError> {
         limits: push_limits,
         session_limits,
         sandbox: sandbox::parse(&place, toml.sandbox)?,
+        network: network_toml::network(&place, toml.network)?,
         repository: repository::parse(&place, toml.repository)?,
         push: toml.push.into_iter().map(|rule| place.push(rule)).collect::<Result<_, _>>()?,
     };

@@ -31,8 +31,8 @@ pub struct SandboxRules {
     pub env: BTreeMap<String, String>,
     /// The program and its arguments; looked up in the environment's `PATH` inside.
     pub command: Vec<String>,
-    /// Loopback ports inside whose listening sockets are handed out before the command starts, in this order.
-    pub listen: Vec<u16>,
+    /// The network, and the sockets in it that are handed out before the command starts.
+    pub network: NetworkInside,
     /// Whether standard input is a terminal of our own that becomes the controlling one.
     pub terminal: bool,
     /// Resource limits, always enforced.
@@ -67,6 +67,54 @@ impl fmt::Display for Requirement {
             Self::LocalSockets => "local-sockets",
             Self::Cgroup => "cgroup",
         })
+    }
+}
+
+/// What the sandbox is connected to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum NetworkInside {
+    /// A network namespace of its own, with nothing but loopback.
+    Own {
+        /// Handed out in this order.
+        sockets: Vec<SocketInside>,
+    },
+    /// The host's: nothing is handed out, and nothing is confined.
+    Host,
+}
+
+/// Sockets of the sandbox's own loopback that are served from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "socket", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SocketInside {
+    /// One listening TCP socket.
+    Listener {
+        /// On this port.
+        port: u16,
+    },
+    /// One UDP socket.
+    Datagrams {
+        /// On this port.
+        port: u16,
+    },
+    /// TCP sockets that are not connected yet: a socket stays in the network that it was made in, so whoever holds
+    /// these can connect to what the command listens on.
+    Dialers {
+        /// Of which family.
+        ipv6: bool,
+        /// How many.
+        count: u16,
+    },
+}
+
+impl SocketInside {
+    /// How many descriptors are handed out for it.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Listener { .. } | Self::Datagrams { .. } => 1,
+            Self::Dialers { count, .. } => (*count).into(),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! hold anything illegal. No I/O beyond `Read` and `Write`, and nothing of the other crates.
 #![forbid(unsafe_code)]
 
+pub mod destination;
 pub mod frame;
 pub mod id;
 pub mod message;
@@ -14,6 +15,7 @@ pub mod remote;
 pub mod stream;
 pub mod text;
 
+pub use destination::{Destination, DestinationError, DestinationHost, DnsName};
 pub use id::{RequestId, SessionId};
 pub use oid::{ObjectFormat, ObjectId};
 pub use push::{ChangedFile, CommitFact, Facts, Identity, RefUpdate, Risk, RiskKind, UpdateFact, UpdateKind};

@@ -62,9 +62,9 @@ pub enum RunError {
         /// What the kernel has; 0 for none.
         abi: i32,
     },
-    /// More ports than one message can carry.
-    #[error("a sandbox has at most {most} listeners")]
-    Listeners {
+    /// More sockets than one message can carry.
+    #[error("a sandbox hands out at most {most} sockets")]
+    Sockets {
         /// How many.
         most: usize,
     },

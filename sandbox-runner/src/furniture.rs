@@ -120,8 +120,9 @@ fn grants(rules: &SandboxRules, notes: &mut Vec<String>) -> Vec<Grant> {
             .filter(|mask| mask.target != mount.target && mask.target.starts_with(&mount.target))
             .collect();
         if is_covered(mount, rules) {
-            // Its own source is reached by name where it is a directory of the session's; a mask covers, and is not seen.
-            if !mount.read_only {
+            // Its own source is reached by name where it is a directory of the session's; a mask covers, and is not seen;
+            // a directory over itself is there so that it cannot be renamed.
+            if !mount.read_only && mount.source != mount.target {
                 grants.push(grant(&mount.source, May::Write));
             }
         } else if mount.read_only {

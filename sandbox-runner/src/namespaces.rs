@@ -3,6 +3,8 @@
 use std::fs;
 use std::io;
 
+use keyhatch_policies::rules::NetworkInside;
+
 use crate::error::{RunError, at};
 use crate::mutation::{self, Mitigation};
 use crate::sys;
@@ -13,10 +15,10 @@ const ALWAYS: libc::c_int =
 /// Leaves the host's namespaces; the next child is pid 1 of the new one. The user keeps its own numbers.
 ///
 /// Where the kernel refuses the call itself, nothing has changed and the process can go on without.
-pub(crate) fn enforce() -> Result<(), RunError> {
+pub(crate) fn enforce(network: &NetworkInside) -> Result<(), RunError> {
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     // Not dumpable, /proc/self would belong to root and the maps could not be written.
-    sys::unshare(kinds()).map_err(|source| RunError::NoNamespaces { source })?;
+    sys::unshare(kinds(network)).map_err(|source| RunError::NoNamespaces { source })?;
     let write = |file: &str, text: String| -> Result<(), RunError> {
         // AppArmor's restriction gives a namespace without power: it shows here, as a refused write.
         fs::write(file, text).map_err(|source: io::Error| match source.raw_os_error() {
@@ -35,9 +37,11 @@ pub(crate) fn enforce() -> Result<(), RunError> {
     })
 }
 
-fn kinds() -> libc::c_int {
+fn kinds(network: &NetworkInside) -> libc::c_int {
     let unless = |mitigation, kind| if mutation::is_off(mitigation) { 0 } else { kind };
-    ALWAYS
-        | unless(Mitigation::NetworkNamespace, libc::CLONE_NEWNET)
-        | unless(Mitigation::IpcNamespace, libc::CLONE_NEWIPC)
+    let own_network = match network {
+        NetworkInside::Own { .. } => unless(Mitigation::NetworkNamespace, libc::CLONE_NEWNET),
+        NetworkInside::Host => 0,
+    };
+    ALWAYS | own_network | unless(Mitigation::IpcNamespace, libc::CLONE_NEWIPC)
 }

@@ -15,7 +15,10 @@ use crate::{NOT_BUILT, init, network};
 
 /// Starts init in the namespaces that this process has entered, and waits for it.
 pub(crate) fn run(rules: &SandboxRules, chosen: &Chosen, handoff: OwnedFd) -> Result<ExitCode, RunError> {
-    network::prepare(&rules.listen)?.enforce(&handoff)?;
+    match network::prepare(&rules.network)? {
+        Some(sockets) => sockets.enforce(&handoff)?,
+        None => network::hand_over(&[], &handoff)?,
+    }
     drop(handoff);
     sys::hold_signals(true).map_err(at("hold", "signals"))?;
     let (status_reader, status_writer) = std::io::pipe().map_err(at("open", "a pipe"))?;

@@ -33,6 +33,9 @@ fn nosuid() -> u64 {
 /// Devices that hold nothing of anybody's.
 const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 
+/// What a process namespace does not keep apart: names and owners of the user's keys on the host.
+const UNSEEN: &[&str] = &["/proc/keys", "/proc/key-users"];
+
 /// Something that will be in the new root.
 enum Piece {
     /// A symbolic link of the host's system directories (`/bin -> usr/bin`).
@@ -47,6 +50,7 @@ pub(crate) struct Pieces {
     mounts: Vec<Piece>,
     home: Option<Piece>,
     devices: Vec<Piece>,
+    unseen: Vec<Piece>,
 }
 
 /// Copies what the rules name.
@@ -62,6 +66,12 @@ pub(crate) fn prepare(rules: &SandboxRules) -> Result<Pieces, RunError> {
         mounts: rules.mounts.iter().map(copied).collect::<Result<Vec<_>, _>>()?,
         home: home.transpose()?,
         devices: DEVICES.iter().map(|name| device(name)).collect::<Result<Vec<_>, _>>()?,
+        unseen: UNSEEN
+            .iter()
+            .map(Path::new)
+            .filter(|path| path.exists())
+            .map(nothing)
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -75,13 +85,19 @@ impl Pieces {
     }
 }
 
-fn build(Pieces { system, mounts, home, devices }: Pieces, rules: &SandboxRules) -> Result<(), RunError> {
+fn build(
+    Pieces { system, mounts, home, devices, unseen }: Pieces,
+    rules: &SandboxRules,
+) -> Result<(), RunError> {
     let root = Root::attach()?;
     for piece in system {
         root.place(piece)?;
     }
     root.make_dev(devices)?;
     root.mount("/proc", "proc", &[], NOSUID | NODEV | NOEXEC)?;
+    for piece in unseen {
+        root.place(piece)?;
+    }
     let size = rules.limits.memory_files.map(|bytes| bytes.to_string());
     for shared in ["/tmp", "/dev/shm"] {
         root.mount(shared, "tmpfs", &in_memory("1777", size.as_deref()), NOSUID | NODEV)?;
@@ -144,6 +160,14 @@ fn device(name: &str) -> Result<Piece, RunError> {
     sys::mount_setattr(tree.as_fd(), NOSUID | NOEXEC, false)
         .map_err(at("protect", path.display().to_string()))?;
     Ok(Piece::Tree { path, tree, directory: false })
+}
+
+/// The null device in place of a file.
+fn nothing(path: &Path) -> Result<Piece, RunError> {
+    let tree = copy(Path::new("/dev/null"))?;
+    sys::mount_setattr(tree.as_fd(), NOSUID | NOEXEC | RDONLY, false)
+        .map_err(at("protect", path.display().to_string()))?;
+    Ok(Piece::Tree { path: path.to_owned(), tree, directory: false })
 }
 
 fn copy(source: &Path) -> Result<OwnedFd, RunError> {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 
-use keyhatch_policies::rules::{Requirement, SandboxRules};
+use keyhatch_policies::rules::{NetworkInside, Requirement, SandboxRules};
 
 use crate::error::RunError;
 use crate::sys::{self, Forked};
@@ -57,7 +57,7 @@ pub(crate) fn landlock_abi() -> i32 {
 /// Enters namespaces, or says what is left without them. Refuses what the policy does not accept.
 pub(crate) fn prepare(rules: &SandboxRules) -> Result<Chosen, RunError> {
     let abi = landlock_abi();
-    let because = match enter() {
+    let because = match enter(&rules.network) {
         Ok(()) => None,
         Err(RunError::NoNamespaces { source }) => Some(explain(&source)),
         Err(other) => return Err(other),
@@ -83,22 +83,24 @@ pub(crate) fn prepare(rules: &SandboxRules) -> Result<Chosen, RunError> {
 }
 
 /// Where AppArmor gives namespaces without power, a child finds out: this process could not come back from one.
-fn enter() -> Result<(), RunError> {
+fn enter(network: &NetworkInside) -> Result<(), RunError> {
     if fs::read_to_string(APPARMOR_RESTRICTION).is_ok_and(|switch| switch.trim() != "0") {
         trial()?;
     }
-    namespaces::enforce()
+    namespaces::enforce(network)
 }
 
 /// Whether a child of this process can have namespaces.
 pub(crate) fn trial() -> Result<(), RunError> {
     let refused = |source: io::Error| RunError::NoNamespaces { source };
     match sys::fork().map_err(refused)? {
-        Forked::Child => std::process::exit(match namespaces::enforce() {
-            Ok(()) => 0,
-            Err(RunError::NoNamespaces { source }) => source.raw_os_error().unwrap_or(libc::EPERM),
-            Err(_) => libc::EPERM,
-        }),
+        Forked::Child => {
+            std::process::exit(match namespaces::enforce(&NetworkInside::Own { sockets: Vec::new() }) {
+                Ok(()) => 0,
+                Err(RunError::NoNamespaces { source }) => source.raw_os_error().unwrap_or(libc::EPERM),
+                Err(_) => libc::EPERM,
+            })
+        }
         Forked::Parent(child) => {
             let ended = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())
                 .map_err(|error| refused(error.into()))?;

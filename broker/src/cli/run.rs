@@ -27,7 +27,7 @@ use crate::inside::{Host, Inside};
 use crate::paths::Paths;
 use crate::session::gitdir;
 use crate::session::report::Section;
-use crate::{inside, surface, sys};
+use crate::{inside, registries, surface, sys};
 
 pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
     let cwd = std::env::current_dir().map_err(|e| Failure::internal("the current directory", &e))?;
@@ -45,6 +45,7 @@ pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
         project: project.clone(),
         policy_origin: source.origin.clone(),
         policy: source.text,
+        registries: registries::ask(&policy.network().registries, paths.state()),
     };
     let opened = match session.ask(request)? {
         Reply::Opened(opened) => opened,
@@ -221,7 +222,7 @@ fn start(rules: &SandboxRules, stdio: [std::process::Stdio; 3]) -> Result<(Child
     Ok((child, ours))
 }
 
-/// Passes the sandbox's listener from the runner to the broker.
+/// Passes the sandbox's sockets from the runner to the broker.
 async fn attach(
     paths: &Paths,
     session: &SessionId,
@@ -230,12 +231,12 @@ async fn attach(
 ) -> Result<(), Failure> {
     let received = tokio::task::spawn_blocking(move || {
         use std::os::fd::AsFd;
-        sys::receive_descriptor(handoff.as_fd())
+        sys::receive_descriptors(handoff.as_fd())
     });
-    let listener = match received.await {
-        Ok(Ok(listener)) => listener,
-        // Without namespaces there is no loopback of the sandbox's own; the runner has said so.
-        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Ok(()),
+    let sockets = match received.await {
+        // Without namespaces, or with the host's network, there is no loopback of the sandbox's own.
+        Ok(Ok(sockets)) if sockets.is_empty() => return Ok(()),
+        Ok(Ok(sockets)) => sockets,
         Ok(Err(_)) | Err(_) => {
             // The runner said why on standard error; its exit status is the answer.
             let status = runner.wait().await.map_err(|e| Failure::internal("the runner", &e))?;
@@ -244,9 +245,10 @@ async fn attach(
         }
     };
     let mut client = Client::connect(paths)?;
-    client.send(Request::AttachListener { session: session.clone() })?;
+    client.send(Request::AttachSockets { session: session.clone(), runner: runner.id().unwrap_or(0) })?;
     use std::os::fd::AsFd;
-    client.send_descriptor(listener.as_fd())?;
+    let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+    client.send_descriptors(&sockets)?;
     client.reply()?;
     Ok(())
 }

@@ -10,7 +10,6 @@ use keyhatch_policies::{Policy, SessionLimits};
 use super::Failure;
 use crate::control::OpenedSession;
 use crate::inside::Inside;
-use crate::session::FRONT_END_PORT;
 
 /// What of the host is shown read-only: programs, libraries, and the configuration that they cannot do without.
 /// `/etc` is not shown whole: it holds host keys, machine ids and other people's secrets.
@@ -107,7 +106,7 @@ pub(super) fn rules(plan: &Plan<'_>) -> Result<SandboxRules, Failure> {
         mounts,
         files,
         command,
-        listen: vec![FRONT_END_PORT],
+        network: opened.network.clone(),
         terminal: *terminal,
         limits: limits(policy.session_limits(), *cgroup),
         cgroup: *cgroup,
@@ -166,6 +165,7 @@ fn environment(plan: &Plan<'_>, user: &str, home: &Path) -> BTreeMap<String, Str
     set("GIT_CONFIG_SYSTEM", "/etc/gitconfig");
     set("GIT_TERMINAL_PROMPT", "0");
     set("KEYHATCH_SESSION", plan.opened.session.as_str());
+    env.extend(plan.opened.env.clone());
     env
 }
 
@@ -185,7 +185,8 @@ fn system_files(user: &str, home: &Path) -> Vec<FileInside> {
         file("/etc/group", format!("{user}:x:{gid}:\nnogroup:x:65534:\n")),
         file("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),
         file("/etc/hostname", "sandbox\n".to_owned()),
-        file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n".to_owned()),
-        file("/etc/resolv.conf", "# no resolver: this sandbox has no network\n".to_owned()),
+        file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
+        // The broker answers there, at once and with "no such name": tools that know no proxy fail fast and leave a trace.
+        file("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n".to_owned()),
     ]
 }

@@ -97,12 +97,12 @@ impl Client {
         Ok(frame::write(&mut self.stream, &envelope, MAX_CONTROL_FRAME)?)
     }
 
-    /// Sends a descriptor with one byte.
+    /// Sends descriptors with one byte.
     ///
     /// # Errors
     /// When the socket fails.
-    pub fn send_descriptor(&mut self, descriptor: BorrowedFd<'_>) -> Result<(), ClientError> {
-        sys::send_descriptor(self.stream.as_fd(), descriptor).map_err(|e| FrameError::Io(e).into())
+    pub fn send_descriptors(&mut self, descriptors: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
+        sys::send_descriptors(self.stream.as_fd(), descriptors).map_err(|e| FrameError::Io(e).into())
     }
 
     /// Reads the next reply.

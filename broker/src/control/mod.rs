@@ -6,14 +6,16 @@
 pub mod client;
 pub mod server;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use keyhatch_policies::rules::{FileInside, Mount};
+use keyhatch_policies::rules::{FileInside, Mount, NetworkInside};
 use keyhatch_policies::{CredentialChoice, Operation};
 use keyhatch_protocol::{ChangedFile, CommitFact, RequestId, Risk, SessionId, UpdateFact};
 use serde::{Deserialize, Serialize};
 
 use crate::approval::{Asked, Scope, seconds};
+use crate::registries::Answer;
 use crate::session::report::{Section, SessionReport};
 
 /// The version that both ends must speak: they are two runs of one program, but an old broker may still be up.
@@ -45,11 +47,15 @@ pub enum Request {
         policy_origin: String,
         /// The policy's text.
         policy: String,
+        /// What the user's tools said about the policy's registries.
+        registries: Vec<Answer>,
     },
-    /// Hands over the session's loopback listener: a descriptor follows with one byte.
-    AttachListener {
+    /// Hands over the sockets of the session's own network: the descriptors follow with one byte.
+    AttachSockets {
         /// Whose.
         session: SessionId,
+        /// The runner's process, which stays in that network.
+        runner: u32,
     },
     /// Ends a session and asks for its report; the connection that opened it is told nothing more.
     CloseSession {
@@ -155,6 +161,10 @@ pub struct OpenedSession {
     pub mounts: Vec<Mount>,
     /// Files inside, git's system configuration among them.
     pub files: Vec<FileInside>,
+    /// The network, and the sockets in it that are handed over.
+    pub network: NetworkInside,
+    /// Variables that lead tools to the session's proxy and registries.
+    pub env: BTreeMap<String, String>,
     /// What the user should know at the start, a line each.
     pub notes: Vec<String>,
 }

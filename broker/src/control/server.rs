@@ -22,6 +22,8 @@ use crate::broker::Broker;
 use crate::cause::chain;
 use crate::front;
 use crate::intake;
+use crate::network;
+use crate::registries::Answer;
 use crate::session;
 use crate::session::report::SessionReport;
 use crate::sys;
@@ -83,15 +85,15 @@ fn same_token(given: &str, real: &str) -> bool {
 async fn answer(stream: &mut UnixStream, broker: &Arc<Broker>, request: Request) -> Option<Reply> {
     Some(match request {
         Request::Ping => Reply::Pong { pid: std::process::id() },
-        Request::OpenSession { project, policy_origin, policy } => {
-            return open_session(stream, broker, (project, policy_origin, policy)).await;
+        Request::OpenSession { project, policy_origin, policy, registries } => {
+            return open_session(stream, broker, (project, policy_origin, policy), registries).await;
         }
         Request::CloseSession { session, sections } => match broker.end(&session, sections).await {
             Some(report) => Reply::Report(Box::new(report)),
             None => failed("no such session is open", "keyhatch session list names the open ones"),
         },
         Request::ShowSession { session } => show_session(broker, &session),
-        Request::AttachListener { session } => attach(stream, broker, &session).await,
+        Request::AttachSockets { session, runner } => attach(stream, broker, (&session, runner)).await,
         Request::Pending { wait } => pending(stream, broker, wait).await?,
         Request::Show { id } => {
             match broker.queue.pending(SystemTime::now()).iter().find(|asked| asked.id == id) {
@@ -129,6 +131,7 @@ async fn open_session(
     stream: &mut UnixStream,
     broker: &Arc<Broker>,
     (project, origin, text): (Option<PathBuf>, String, String),
+    registries: Vec<Answer>,
 ) -> Option<Reply> {
     let policy = match Policy::parse(&text, &origin) {
         Ok(policy) => policy,
@@ -138,12 +141,13 @@ async fn open_session(
     };
     let policy_name = policy.name().to_owned();
     let id = Broker::new_session_id();
-    let (session, furniture) = match session::open(&broker.paths, id.clone(), project, policy).await {
-        Ok(opened) => opened,
-        Err(error) => {
-            return Some(failed(&chain(&error), "check the project's directory and its .git/config"));
-        }
-    };
+    let (session, furniture) =
+        match session::open(&broker.paths, id.clone(), project, (policy, registries)).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                return Some(failed(&chain(&error), "check the project's directory and its .git/config"));
+            }
+        };
     let fields =
         vec![("project", session.directory.display().to_string().into()), ("policy", policy_name.into())];
     if let Err(error) = broker.record(&id, "session-opened", fields) {
@@ -155,6 +159,8 @@ async fn open_session(
         sockets: session.sockets().clone(),
         mounts: furniture.mounts,
         files: furniture.files,
+        network: furniture.network,
+        env: furniture.env,
         notes: furniture.notes,
     };
     let session = Arc::new(session);
@@ -163,6 +169,13 @@ async fn open_session(
     if let Err(error) = listening {
         broker.end(&id, Vec::new()).await;
         return Some(failed(&chain(&error), "check that the runtime directory's path is short"));
+    }
+    if let Err(error) = network::publish(&session) {
+        broker.end(&id, Vec::new()).await;
+        return Some(failed(
+            &chain(&error),
+            "another program or session uses it: end that, or publish another port",
+        ));
     }
     if write(stream, &Reply::Opened(Box::new(opened))).await.is_ok() {
         // The command says nothing more; when its end closes, however it died, the session is over.
@@ -181,18 +194,18 @@ fn show_session(broker: &Broker, id: &SessionId) -> Reply {
     }
 }
 
-async fn attach(stream: &mut UnixStream, broker: &Arc<Broker>, id: &SessionId) -> Reply {
+async fn attach(stream: &mut UnixStream, broker: &Arc<Broker>, (id, runner): (&SessionId, u32)) -> Reply {
     let Some(session) = broker.session(id) else {
         return failed("no such session is open", "it may have ended; start it again");
     };
-    let receive = stream.async_io(Interest::READABLE, || sys::receive_descriptor(stream.as_fd()));
-    let listener = match tokio::time::timeout(FIRST_MESSAGE, receive).await {
-        Ok(Ok(descriptor)) => descriptor,
+    let receive = stream.async_io(Interest::READABLE, || sys::receive_descriptors(stream.as_fd()));
+    let sockets = match tokio::time::timeout(FIRST_MESSAGE, receive).await {
+        Ok(Ok(descriptors)) => descriptors,
         Ok(Err(_)) | Err(_) => {
-            return failed("no listening socket was handed over", "start the session again");
+            return failed("no sockets were handed over", "start the session again");
         }
     };
-    match front::listen_on_loopback(broker, &session, listener) {
+    match network::serve(broker, &session, (sockets, runner)) {
         Ok(()) => Reply::Attached,
         Err(error) => failed(&chain(&error), "start the session again"),
     }

@@ -30,6 +30,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::broker::Broker;
+use crate::network;
 use crate::session::Session;
 use crate::upstream::Service;
 
@@ -73,15 +74,7 @@ pub fn listen_on_loopback(
     session: &Arc<Session>,
     descriptor: OwnedFd,
 ) -> Result<(), ListenError> {
-    if !rustix::net::sockopt::socket_acceptconn(&descriptor).map_err(io::Error::from)? {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
-    }
-    let listener = std::net::TcpListener::from(descriptor);
-    if !listener.local_addr()?.ip().is_loopback() {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
-    }
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
+    let listener = network::listener(descriptor)?;
     let front = Front { broker: broker.clone(), session: session.clone() };
     tokio::spawn(accept_until_closed(front, Listener::Tcp(listener)));
     Ok(())

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use keyhatch_policies::rules::{FileInside, Mount};
+use keyhatch_policies::rules::{FileInside, Mount, NetworkInside};
 use keyhatch_policies::{GitDirectory, Policy, Project, ProjectAccess, Terms};
 use keyhatch_protocol::{ObjectId, Remote, SessionId};
 use thiserror::Error;
@@ -19,7 +19,9 @@ use tokio::sync::{Semaphore, watch};
 use crate::approval::seconds;
 use crate::credential::ProjectSecrets;
 use crate::inspect::Limits;
+use crate::network::{SessionNetwork, plan};
 use crate::paths::{Paths, PathsError, make_private};
+use crate::registries::{self, Answer};
 
 use gitdir::{Keeper, Record, Source};
 use report::Section;
@@ -71,6 +73,8 @@ pub struct Session {
     pub connections: Arc<Semaphore>,
     /// Turns true when it ends; listeners and held requests watch it.
     pub closed: watch::Sender<bool>,
+    /// Its network: what is allowed, and what was counted.
+    pub network: SessionNetwork,
     sockets: PathBuf,
     files: PathBuf,
     fetches: Mutex<HashMap<Remote, Admitted>>,
@@ -98,6 +102,10 @@ pub struct Furniture {
     pub files: Vec<FileInside>,
     /// What the user should know.
     pub notes: Vec<String>,
+    /// The network, and the sockets in it that are handed over.
+    pub network: NetworkInside,
+    /// Variables that lead tools to the proxy and to registries.
+    pub env: BTreeMap<String, String>,
 }
 
 impl Session {
@@ -183,7 +191,7 @@ pub async fn open(
     paths: &Paths,
     id: SessionId,
     directory: Option<PathBuf>,
-    policy: Policy,
+    (policy, registries): (Policy, Vec<Answer>),
 ) -> Result<(Session, Furniture), OpenError> {
     let sockets = paths.sessions().join(id.as_str());
     let files = paths.files().join(id.as_str());
@@ -230,11 +238,21 @@ pub async fn open(
     };
     mounts.push(Mount { source: sockets.clone(), target: SOCKETS_INSIDE.into(), read_only: false });
     let inside = git_config::inside(&policy, &project, &git.preferences);
-    let furniture = Furniture {
+    let mut furniture = Furniture {
         mounts,
         files: vec![FileInside { path: "/etc/gitconfig".into(), content: inside }],
         notes: git.notes.clone(),
+        network: plan::inside(policy.network()),
+        env: plan::environment(policy.network()),
     };
+    furniture.notes.extend(plan::notes(policy.network()));
+    let hosts = registries::hosts(&registries);
+    for answer in registries {
+        furniture.env.extend(answer.env);
+        furniture.files.extend(answer.files);
+        furniture.notes.extend(answer.note);
+    }
+    let network = SessionNetwork::new(policy.network().clone(), hosts);
     let session = Session {
         id,
         directory,
@@ -250,6 +268,7 @@ pub async fn open(
         fetches: Mutex::default(),
         tips: Mutex::default(),
         counts: Mutex::default(),
+        network,
         keeper,
     };
     Ok((session, furniture))

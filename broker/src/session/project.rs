@@ -138,7 +138,9 @@ impl ProjectGit {
         let config = files.join("config");
         fs::write(&config, render(&source.config))?;
         let read_only = |source: PathBuf, target: PathBuf| Mount { source, target, read_only: true };
-        let mut mounts = vec![read_only(config, directory.join("config"))];
+        // A mount point cannot be renamed: else the directory around the protected files could be put aside whole.
+        let pinned = Mount { source: directory.clone(), target: directory.clone(), read_only: false };
+        let mut mounts = vec![pinned, read_only(config, directory.join("config"))];
         let hooks = directory.join("hooks");
         if hooks.is_dir() {
             mounts.push(read_only(hooks.clone(), hooks));

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::Session;
 use crate::approval::seconds;
+use crate::network;
 use crate::paths::{PathsError, make_private};
 
 /// Reports that are kept: older sessions are in the audit log.
@@ -74,7 +75,11 @@ impl SessionReport {
             policy: session.policy.name().to_owned(),
             opened: seconds(session.opened),
             closed: None,
-            sections: git(session).into_iter().chain(session.brought()).collect(),
+            sections: git(session)
+                .into_iter()
+                .chain(session.brought())
+                .chain(network::report::section(&session.network))
+                .collect(),
         }
     }
 

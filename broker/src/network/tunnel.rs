@@ -1,0 +1,251 @@
+//! A tunnel: bytes both ways between a session and a host, counted, limited, and ended with the session.
+//!
+//! The kernel moves the bytes from socket to socket (`splice(2)`), so that a tunnel costs little beside a direct
+//! connection. What is inside is not looked at.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustix::net::Shutdown;
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Served;
+use super::door::Open;
+use crate::session::Session;
+
+/// What one `splice` moves at most, and how much a pipe of a tunnel holds. A user's pipes may hold 64 MiB together before
+/// the kernel gives smaller ones, which only costs speed.
+const CHUNK: usize = 256 * 1024;
+
+/// Bytes that a session may still move.
+#[derive(Debug)]
+pub struct Budget {
+    sent: AtomicU64,
+    received: AtomicU64,
+    most_sent: u64,
+    most_received: u64,
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Out,
+    In,
+}
+
+impl Budget {
+    /// A full one.
+    #[must_use]
+    pub const fn new(most_sent: u64, most_received: u64) -> Self {
+        Self { sent: AtomicU64::new(0), received: AtomicU64::new(0), most_sent, most_received }
+    }
+
+    /// The name of the limit that is used up; none while there is something left.
+    #[must_use]
+    pub fn spent(&self) -> Option<&'static str> {
+        let over = |used: &AtomicU64, most| used.load(Ordering::Relaxed) >= most;
+        match () {
+            () if over(&self.sent, self.most_sent) => Some("sent"),
+            () if over(&self.received, self.most_received) => Some("received"),
+            () => None,
+        }
+    }
+
+    /// Counts bytes; an error once the limit is passed.
+    fn take(&self, way: Way, bytes: usize) -> io::Result<()> {
+        let (used, most) = match way {
+            Way::Out => (&self.sent, self.most_sent),
+            Way::In => (&self.received, self.most_received),
+        };
+        let bytes = bytes as u64;
+        let before = used.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > most { Err(io::ErrorKind::QuotaExceeded.into()) } else { Ok(()) }
+    }
+}
+
+/// Moves bytes until both ends are done, nothing moved for too long, or the session ends. `early` are bytes of the
+/// session's that were read before the tunnel began.
+pub(super) async fn run(served: &Served, (inside, early): (TcpStream, Bytes), open: Open) {
+    let Open { mut stream, permit, name } = open;
+    let network = served.network();
+    let meter = Meter::new(&network.budget);
+    let both = async {
+        meter.count(Way::Out, early.len())?;
+        stream.write_all(&early).await?;
+        tokio::try_join!(pump(&inside, &stream, &meter, Way::Out), pump(&stream, &inside, &meter, Way::In))
+    };
+    tokio::select! {
+        ended = both => if let Err(error) = ended {
+            tracing::debug!(%error, destination = %name, "a tunnel broke");
+        },
+        () = meter.idle(network.rules.limits.idle) => {
+            tracing::debug!(destination = %name, "a tunnel was idle for too long");
+        }
+        () = served.session.ended() => {}
+    }
+    network.tally.moved(&name, meter.out.load(Ordering::Relaxed), meter.into.load(Ordering::Relaxed));
+    drop(permit);
+}
+
+/// What one tunnel moved, and when it last did.
+pub(super) struct Meter<'b> {
+    budget: &'b Budget,
+    out: AtomicU64,
+    into: AtomicU64,
+    start: Instant,
+    /// Milliseconds after the start.
+    last: AtomicU64,
+}
+
+impl<'b> Meter<'b> {
+    pub(super) fn new(budget: &'b Budget) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self { budget, out: zero(), into: zero(), start: Instant::now(), last: zero() }
+    }
+
+    fn count(&self, way: Way, bytes: usize) -> io::Result<()> {
+        let counter = if way == Way::Out { &self.out } else { &self.into };
+        counter.fetch_add(bytes as u64, Ordering::Relaxed);
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Ordering::Relaxed);
+        self.budget.take(way, bytes)
+    }
+
+    /// Waits until nothing moved for this long.
+    async fn idle(&self, patience: Duration) {
+        loop {
+            let quiet_until = Duration::from_millis(self.last.load(Ordering::Relaxed)) + patience;
+            let left = quiet_until.saturating_sub(self.start.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+}
+
+/// Moves bytes between two connections without a name: a published port, or a service of the host.
+pub(super) async fn join(session: &Session, inside: &TcpStream, outside: &TcpStream, idle: Duration) {
+    // What the user opened on purpose does not count against what the agent may fetch.
+    let budget = Budget::new(u64::MAX, u64::MAX);
+    let meter = Meter::new(&budget);
+    let both = async {
+        tokio::try_join!(pump(inside, outside, &meter, Way::Out), pump(outside, inside, &meter, Way::In))
+    };
+    tokio::select! {
+        ended = both => if let Err(error) = ended {
+            tracing::debug!(%error, "a local connection broke");
+        },
+        () = meter.idle(idle) => {}
+        () = session.ended() => {}
+    }
+}
+
+/// Moves bytes one way until the sender is done, and says so to the receiver.
+async fn pump(from: &TcpStream, to: &TcpStream, meter: &Meter<'_>, way: Way) -> io::Result<()> {
+    let (read_end, write_end) = pipe()?;
+    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+    loop {
+        // The pipe is empty here, so "would block" is the sender's word.
+        let filled = from
+            .async_io(Interest::READABLE, || Ok(splice(from, None, &write_end, None, CHUNK, flags)?))
+            .await?;
+        if filled == 0 {
+            // Half closed: the other way may go on. A receiver that is gone needs no word.
+            rustix::net::shutdown(to, Shutdown::Write).ok();
+            return Ok(());
+        }
+        meter.count(way, filled)?;
+        let mut left = filled;
+        while left > 0 {
+            left -= to
+                .async_io(Interest::WRITABLE, || Ok(splice(&read_end, None, to, None, left, flags)?))
+                .await?;
+        }
+    }
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    // Refused above the user's soft limit: the usual size does.
+    fcntl_setpipe_size(&write_end, CHUNK).ok();
+    Ok((read_end, write_end))
+}
+
+/// A connection to a host whose bytes are counted and limited as they pass: for plain HTTP, which is parsed.
+pub(super) struct Metered {
+    stream: TcpStream,
+    session: Arc<Session>,
+    name: String,
+    sent: u64,
+    received: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Metered {
+    pub(super) const fn new(
+        stream: TcpStream,
+        session: Arc<Session>,
+        name: String,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { stream, session, name, sent: 0, received: 0, _permit: permit }
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.session.network.tally.moved(&self.name, self.sent, self.received);
+    }
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let read = buf.filled().len() - before;
+        this.received += read as u64;
+        Poll::Ready(this.session.network.budget.take(Way::In, read))
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        this.sent += written as u64;
+        Poll::Ready(this.session.network.budget.take(Way::Out, written).map(|()| written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_ends_with_the_byte_after_its_last() {
+        let budget = Budget::new(10, 5);
+        assert!(budget.take(Way::Out, 10).is_ok());
+        assert_eq!(budget.spent(), Some("sent"));
+        assert!(budget.take(Way::Out, 1).is_err());
+        assert!(budget.take(Way::In, 6).is_err());
+    }
+}
