@@ -21,12 +21,16 @@ pub enum Mitigation {
     NetworkNamespace,
     /// The ipc namespace.
     IpcNamespace,
+    /// The pid namespace.
+    PidNamespace,
     /// The fresh root: the host's stays.
     Root,
     /// `nosuid` on mounts.
     Nosuid,
     /// The read-only root.
     Seal,
+    /// The null device over files of /proc that are not kept apart.
+    Unseen,
     /// Read-only mounts of the rules.
     ReadOnly,
     /// Landlock, as a whole.
@@ -96,10 +100,13 @@ mod switch {
         SWITCH.get().is_some_and(|text| text.split(',').any(|part| part.trim() == format!("{mitigation:?}")))
     }
 
-    /// The filter to load in place of the tier's: all allowed, or one call that is refused otherwise.
+    /// The filter to load in place of the tier's: nothing refused, other doors open, or some calls allowed.
     pub(crate) fn filter() -> Option<Program> {
         if word("Seccomp").is_some() {
-            return Some(Program::of(&[Verdict::Allow; MAX_CALLS]));
+            return Some(Program::of(&[Verdict::Allow; MAX_CALLS]).with_open_doors());
+        }
+        if word("Doors").is_some() {
+            return Some(Program::of(&verdicts(NAMESPACED)).with_open_doors());
         }
         let mut verdicts = verdicts(NAMESPACED);
         let calls: Vec<usize> = word("call ")?.split(' ').filter_map(|number| number.parse().ok()).collect();

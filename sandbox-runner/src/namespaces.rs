@@ -10,7 +10,7 @@ use crate::mutation::{self, Mitigation};
 use crate::sys;
 
 const ALWAYS: libc::c_int =
-    libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+    libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
 
 /// Leaves the host's namespaces; the next child is pid 1 of the new one. The user keeps its own numbers.
 ///
@@ -43,5 +43,8 @@ fn kinds(network: &NetworkInside) -> libc::c_int {
         NetworkInside::Own { .. } => unless(Mitigation::NetworkNamespace, libc::CLONE_NEWNET),
         NetworkInside::Host => 0,
     };
-    ALWAYS | own_network | unless(Mitigation::IpcNamespace, libc::CLONE_NEWIPC)
+    ALWAYS
+        | own_network
+        | unless(Mitigation::PidNamespace, libc::CLONE_NEWPID)
+        | unless(Mitigation::IpcNamespace, libc::CLONE_NEWIPC)
 }

@@ -36,6 +36,10 @@ const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 /// What a process namespace does not keep apart: names and owners of the user's keys on the host.
 const UNSEEN: &[&str] = &["/proc/keys", "/proc/key-users"];
 
+fn unseen() -> &'static [&'static str] {
+    if mutation::is_off(Mitigation::Unseen) { &[] } else { UNSEEN }
+}
+
 /// Something that will be in the new root.
 enum Piece {
     /// A symbolic link of the host's system directories (`/bin -> usr/bin`).
@@ -66,7 +70,7 @@ pub(crate) fn prepare(rules: &SandboxRules) -> Result<Pieces, RunError> {
         mounts: rules.mounts.iter().map(copied).collect::<Result<Vec<_>, _>>()?,
         home: home.transpose()?,
         devices: DEVICES.iter().map(|name| device(name)).collect::<Result<Vec<_>, _>>()?,
-        unseen: UNSEEN
+        unseen: unseen()
             .iter()
             .map(Path::new)
             .filter(|path| path.exists())

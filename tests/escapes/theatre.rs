@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use keyhatch_tests::World;
 use serde_json::{Value, json};
+
+static PLAYS: AtomicU32 = AtomicU32::new(0);
 
 /// What the stage saw of one act.
 #[derive(Debug)]
@@ -64,7 +67,9 @@ impl Theatre {
     fn play(&self, only: &[&str], prefix: &[&str], inside: bool) -> Vec<Act> {
         let at = |name: &str| self.world.path(name).to_string_lossy().into_owned();
         let id = self.world.path("").to_string_lossy().replace('/', "-");
-        let number = std::process::id() as u64 + if inside { 7_000_000 } else { 8_000_000 };
+        // Keys of shared memory are the machine's: no two plays may have the same.
+        let play = PLAYS.fetch_add(1, Ordering::Relaxed);
+        let number = 7_000_000 + std::process::id() % 100_000 * 1000 + play;
         let command: Vec<&str> = prefix.iter().copied().chain(["/usr/bin/python3", "act.py"]).collect();
         let scene = json!({
             "home": at("home"), "project": self.project, "runtime": at("run"), "outside": at("outside"),

@@ -81,6 +81,17 @@ impl Program {
         program
     }
 
+    /// The same, with other architectures and x32 let in: for a test build only.
+    #[cfg(feature = "mutations")]
+    pub(crate) fn with_open_doors(mut self) -> Self {
+        for step in &mut self.steps[..self.length] {
+            if step.code == RETURN && step.k == libc::SECCOMP_RET_KILL_PROCESS {
+                step.k = libc::SECCOMP_RET_ALLOW;
+            }
+        }
+        self
+    }
+
     const fn push(&mut self, step: sock_filter) {
         self.steps[self.length] = step;
         self.length += 1;
