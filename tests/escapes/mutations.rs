@@ -3,6 +3,7 @@
 //! Walls stand behind walls: with both the session keyring and seccomp, either alone holds. So some cases take the others
 //! away first, show that the act is still held, and then take away the one that is meant.
 
+#[allow(dead_code, reason = "two suites share it")]
 mod theatre;
 
 use std::path::{Path, PathBuf};
