@@ -20,6 +20,7 @@ pub mod front;
 pub mod inside;
 pub mod inspect;
 pub mod intake;
+pub mod limits;
 pub mod network;
 pub mod paths;
 pub mod pktline;

@@ -55,3 +55,37 @@ pub fn forget_search_path(level: git2::ConfigLevel) -> Result<(), git2::Error> {
     // JUSTIFICATION: git2 marks its global options unsafe, because of threads. SAFETY: the inspector has one thread.
     unsafe { git2::opts::set_search_path(level, "/nonexistent") }
 }
+
+/// What the children of this process used that it has waited for, and theirs: `getrusage(2)`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ChildrenUsage {
+    /// Processor time of their own.
+    pub user: std::time::Duration,
+    /// Processor time of the kernel for them.
+    pub system: std::time::Duration,
+    /// The most memory that one of them had, in bytes.
+    pub largest: u64,
+}
+
+/// Asks for it.
+#[must_use]
+#[allow(unsafe_code)]
+pub fn children_usage() -> ChildrenUsage {
+    // JUSTIFICATION: rustix lacks it. SAFETY: rusage is plain data, for which zeros are valid, and it lives across the
+    // call, which fills it and keeps no pointer.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
+        usage
+    };
+    let time = |time: libc::timeval| {
+        let part = std::time::Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0));
+        std::time::Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + part
+    };
+    ChildrenUsage {
+        user: time(usage.ru_utime),
+        system: time(usage.ru_stime),
+        // In KiB, getrusage(2).
+        largest: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+    }
+}

@@ -88,6 +88,9 @@ pub(crate) struct Run {
     /// A shipped policy, one of ~/.config/keyhatch/policies, or a file.
     #[arg(long, value_name = "NAME|FILE", default_value = "default")]
     pub(crate) policy: String,
+    /// Keep the command's output and print one object: exit code, output, what was used, which limit was hit.
+    #[arg(long)]
+    pub(crate) json: bool,
     /// The command and its arguments [default: your $SHELL].
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,

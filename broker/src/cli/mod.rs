@@ -5,10 +5,12 @@ mod audit;
 mod decide;
 mod policy;
 mod prompt;
+mod result;
 mod run;
 mod sandbox;
 mod session;
 mod stdio;
+mod supervise;
 
 use std::ffi::OsString;
 use std::io::Write;

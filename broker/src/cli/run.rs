@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
 
 use keyhatch_policies::rules::SandboxRules;
@@ -14,16 +14,19 @@ use keyhatch_policies::{Policy, ProjectAccess};
 use keyhatch_protocol::SessionId;
 use rustix::io::FdFlags;
 use tokio::process::Child;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::Run;
+use super::result::{RunResult, Used};
 use super::sandbox::Plan;
-use super::stdio::{Relayed, relay};
-use super::{Failure, paths, policy, prompt, sandbox};
+use super::stdio::{Kept, Outputs, Relayed, relay};
+use super::supervise::{Ended, wait};
+use super::{Failure, paths, policy, print_json, prompt, sandbox};
 use crate::cause::chain;
 use crate::control::client::Client;
 use crate::control::{OpenedSession, Reply, Request};
 use crate::inside::{Host, Inside};
+use crate::limits::watch::{Traffic, Watch, Watched};
+use crate::limits::{self, Hit};
 use crate::paths::Paths;
 use crate::session::gitdir;
 use crate::session::report::Section;
@@ -66,15 +69,48 @@ pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
     for note in opened.notes.iter().chain(&inside.notes) {
         eprintln!("keyhatch: {note}");
     }
-    let start = project.map(|project| if cwd.starts_with(&project) { cwd } else { project });
+    let start = project.clone().map(|project| if cwd.starts_with(&project) { cwd } else { project });
     let command = command(&args.command);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::internal("the runtime", &e))?;
-    let status = runtime.block_on(confined(&paths, (&opened, &policy, &inside), (start, command)));
+    let kept = args.json.then(|| Kept::of(&policy));
+    let made = Made { opened: &opened, policy: &policy, inside: &inside, project: project.as_deref() };
+    let outcome = runtime.block_on(confined(&paths, made, (start, command), kept.clone()));
     // The session ends with the connection that opened it at the latest, however this process dies.
-    conclude(&paths, &opened.session, Vec::new());
+    let hits = outcome.as_ref().map(|outcome| outcome.hits.clone()).unwrap_or_default();
+    conclude(&paths, &opened.session, limits::section(&hits).into_iter().collect());
     drop(session);
-    status
+    let outcome = outcome?;
+    if let Some(kept) = &kept {
+        print_json(&RunResult::new(&opened.session, &outcome.ended, &hits, kept, outcome.used))?;
+    }
+    Ok(code_of(outcome.ended.status))
+}
+
+/// What was made for a run before it started.
+#[derive(Debug, Clone, Copy)]
+struct Made<'m> {
+    opened: &'m OpenedSession,
+    policy: &'m Policy,
+    inside: &'m Inside,
+    project: Option<&'m Path>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+struct Outcome {
+    ended: Ended,
+    hits: Vec<Hit>,
+    used: Used,
+}
+
+/// The command's own code, or a shell's number for the signal that ended it.
+fn code_of(status: ExitStatus) -> ExitCode {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        (None, Some(number)) => ExitCode::from(u8::try_from(128 + number).unwrap_or(1)),
+        (None, None) => ExitCode::FAILURE,
+    }
 }
 
 /// Ends the session and says what it did, where there is something to say.
@@ -130,13 +166,20 @@ fn command(given: &[OsString]) -> Vec<OsString> {
 
 async fn confined(
     paths: &Paths,
-    (opened, policy, inside): (&OpenedSession, &Policy, &Inside),
+    made: Made<'_>,
     (cwd, command): (Option<PathBuf>, Vec<OsString>),
-) -> Result<ExitCode, Failure> {
+    kept: Option<Arc<Kept>>,
+) -> Result<Outcome, Failure> {
     let internal = |what: &'static str| move |error: io::Error| Failure::internal(what, &error);
+    let Made { opened, policy, inside, project } = made;
     let helper = beside("keyhatch-helper")?;
-    let relayed = relay().map_err(internal("the terminal"))?;
-    let terminal = rustix::termios::isatty(io::stdin());
+    let (traffic, limits) = (Arc::new(Traffic::default()), policy.session_limits());
+    let outputs = match kept {
+        Some(kept) => Outputs::Keep(traffic.clone(), kept),
+        None if limits.output.is_some() || limits.idle.is_some() => Outputs::Count(traffic.clone()),
+        None => Outputs::PassOn(traffic.clone()),
+    };
+    let relayed = relay(&outputs).map_err(internal("the terminal"))?;
     let rules = sandbox::rules(&Plan {
         opened,
         policy,
@@ -144,21 +187,33 @@ async fn confined(
         helper: &helper,
         cwd,
         command: &command,
-        terminal,
+        terminal: relayed.terminal.is_some() && rustix::termios::isatty(io::stdin()),
         cgroup: false,
     })?;
     let Relayed { stdio, terminal, outputs } = relayed;
     let (mut runner, handoff) = start(&rules, stdio)?;
     attach(paths, &opened.session, handoff, &mut runner).await?;
+    let mut watch = Watch::start(
+        policy,
+        Watched {
+            runner: runner.id().unwrap_or(0),
+            home: rules.home,
+            kept_home: inside.home.clone(),
+            project: project.map(Path::to_owned),
+            traffic,
+            cgroup: rules.cgroup,
+        },
+    );
     let prompting = terminal.as_ref().filter(|_| prompt::is_possible()).map(|terminal| {
         prompt::Prompting::start(paths.clone(), opened.session.clone(), Arc::clone(&terminal.gate))
     });
-    let status = wait(&mut runner, || {
+    let ended = wait(&mut runner, &mut watch, || {
         if let Some(terminal) = &terminal {
             terminal.copy_size();
         }
     })
     .await?;
+    let wall = watch.lasted();
     if let Some(prompting) = prompting {
         prompting.stop();
     }
@@ -167,11 +222,10 @@ async fn confined(
         drop(output.join());
     }
     drop(terminal);
-    match (status.code(), status.signal()) {
-        (Some(code), _) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
-        (None, Some(number)) => Ok(ExitCode::from(u8::try_from(128 + number).unwrap_or(1))),
-        (None, None) => Ok(ExitCode::FAILURE),
-    }
+    let hits: Vec<Hit> = ended.killed.iter().chain(watch.reached()).copied().collect();
+    let children = sys::children_usage();
+    let used = Used { peak: watch.peak().max(children.largest), wall, children };
+    Ok(Outcome { ended, hits, used })
 }
 
 /// Finds a program of ours beside this one.
@@ -251,33 +305,4 @@ async fn attach(
     client.send_descriptors(&sockets)?;
     client.reply()?;
     Ok(())
-}
-
-/// Waits for the runner, passing signals on. The runner passes them to the command.
-async fn wait(runner: &mut Child, resized: impl Fn()) -> Result<std::process::ExitStatus, Failure> {
-    let listen = |kind| signal(kind).map_err(|e| Failure::internal("signals", &e));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut quit = listen(SignalKind::quit())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    let mut window = listen(SignalKind::window_change())?;
-    loop {
-        use rustix::process::Signal;
-        let number = tokio::select! {
-            status = runner.wait() => return status.map_err(|e| Failure::internal("the runner", &e)),
-            _ = terminate.recv() => Signal::TERM,
-            _ = hangup.recv() => Signal::HUP,
-            // Typed at a terminal that is not ours to relay: the whole process group has it, the runner too.
-            _ = interrupt.recv() => continue,
-            _ = quit.recv() => continue,
-            _ = window.recv() => { resized(); continue }
-        };
-        let Some(pid) = runner.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?))
-        else {
-            continue;
-        };
-        if let Err(error) = rustix::process::kill_process(pid, number) {
-            tracing::debug!(%error, "the runner is gone");
-        }
-    }
 }

@@ -7,11 +7,15 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use keyhatch_policies::Policy;
 use rustix::fs::FileType;
 use rustix::termios::{OptionalActions, Termios};
+
+use crate::limits::watch::Traffic;
 
 /// Whether the relay may touch the user's terminal: a prompt takes it away for a while.
 #[derive(Debug, Default)]
@@ -88,8 +92,70 @@ impl Drop for Terminal {
     }
 }
 
+/// What becomes of the command's output.
+#[derive(Debug, Clone)]
+pub(super) enum Outputs {
+    /// It goes where ours goes, directly where that is safe.
+    PassOn(Arc<Traffic>),
+    /// The same, and every byte is counted.
+    Count(Arc<Traffic>),
+    /// It is kept, for a result as JSON. There is no terminal then.
+    Keep(Arc<Traffic>, Arc<Kept>),
+}
+
+/// Output that is kept, up to a limit for each stream.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) most: u64,
+    pub(super) stdout: Mutex<Vec<u8>>,
+    pub(super) stderr: Mutex<Vec<u8>>,
+}
+
+/// What is kept of each stream where the policy does not limit output.
+const KEPT: u64 = 16 << 20;
+
+impl Kept {
+    /// As much as a policy lets through.
+    pub(super) fn of(policy: &Policy) -> Arc<Self> {
+        let most = policy.session_limits().output.unwrap_or(KEPT);
+        Arc::new(Self { most, stdout: Mutex::default(), stderr: Mutex::default() })
+    }
+}
+
+impl Outputs {
+    fn traffic(&self) -> &Arc<Traffic> {
+        match self {
+            Self::PassOn(traffic) | Self::Count(traffic) | Self::Keep(traffic, _) => traffic,
+        }
+    }
+}
+
+/// Prepares the descriptors from what this process has, keeping the output.
+fn keep(traffic: &Arc<Traffic>, kept: &Arc<Kept>) -> io::Result<Relayed> {
+    let mut outputs = Vec::new();
+    let mut stream = |of: fn(&Kept) -> &Mutex<Vec<u8>>| -> io::Result<Stdio> {
+        let (mut reader, writer) = io::pipe()?;
+        let (traffic, kept) = (traffic.clone(), kept.clone());
+        outputs.push(std::thread::spawn(move || {
+            let mut buffer = [0; 16 * 1024];
+            while let Ok(read @ 1..) = reader.read(&mut buffer) {
+                traffic.output.fetch_add(read as u64, Ordering::Relaxed);
+                let mut held = of(&kept).lock().unwrap_or_else(PoisonError::into_inner);
+                let room = usize::try_from(kept.most).unwrap_or(usize::MAX).saturating_sub(held.len());
+                held.extend_from_slice(&buffer[..read.min(room)]);
+            }
+        }));
+        Ok(Stdio::from(writer))
+    };
+    let (out, err) = (stream(|kept| &kept.stdout)?, stream(|kept| &kept.stderr)?);
+    Ok(Relayed { stdio: [input(io::stdin().as_fd())?, out, err], terminal: None, outputs })
+}
+
 /// Prepares the descriptors from what this process has.
-pub(super) fn relay() -> io::Result<Relayed> {
+pub(super) fn relay(wish: &Outputs) -> io::Result<Relayed> {
+    if let Outputs::Keep(traffic, kept) = wish {
+        return keep(traffic, kept);
+    }
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let mut outputs = Vec::new();
     let is_terminal = |fd: &dyn AsFd| rustix::termios::isatty(fd.as_fd());
@@ -104,7 +170,7 @@ pub(super) fn relay() -> io::Result<Relayed> {
     let mut output = |fd: &dyn AsFd, to: fn() -> Box<dyn Write + Send>| -> io::Result<Stdio> {
         match slave(&pty)? {
             Some(slave) if is_terminal(fd) => Ok(slave),
-            _ => self::output(fd, to, &mut outputs),
+            _ => self::output(fd, to, wish, &mut outputs),
         }
     };
     let out = output(&stdout, || Box::new(io::stdout()))?;
@@ -112,7 +178,7 @@ pub(super) fn relay() -> io::Result<Relayed> {
     let terminal = match pty {
         Some((master, slave)) => {
             drop(slave);
-            Some(start_terminal(master, &mut outputs)?)
+            Some(start_terminal(master, wish.traffic(), &mut outputs)?)
         }
         None => None,
     };
@@ -130,7 +196,11 @@ fn open_pty() -> io::Result<(File, OwnedFd)> {
     Ok((File::from(master), slave))
 }
 
-fn start_terminal(master: File, outputs: &mut Vec<JoinHandle<()>>) -> io::Result<Terminal> {
+fn start_terminal(
+    master: File,
+    traffic: &Arc<Traffic>,
+    outputs: &mut Vec<JoinHandle<()>>,
+) -> io::Result<Terminal> {
     let master = Arc::new(master);
     let terminal = Terminal {
         saved: rustix::termios::tcgetattr(io::stdin())
@@ -140,10 +210,12 @@ fn start_terminal(master: File, outputs: &mut Vec<JoinHandle<()>>) -> io::Result
     };
     terminal.copy_size();
     let (gate, reader) = (terminal.gate.clone(), master.clone());
+    let counted = traffic.clone();
     outputs.push(std::thread::spawn(move || {
         let mut buffer = [0; 16 * 1024];
         // The slave's last close ends this with EIO: the command and everything it started are gone.
         while let Ok(read @ 1..) = (&*reader).read(&mut buffer) {
+            counted.output.fetch_add(read as u64, Ordering::Relaxed);
             gate.wait();
             let mut out = io::stdout();
             if out.write_all(&buffer[..read]).and_then(|()| out.flush()).is_err() {
@@ -153,14 +225,14 @@ fn start_terminal(master: File, outputs: &mut Vec<JoinHandle<()>>) -> io::Result
     }));
     if rustix::termios::isatty(io::stdin()) {
         terminal.set_raw()?;
-        let gate = terminal.gate.clone();
-        std::thread::spawn(move || pass_keys(&master, &gate));
+        let (gate, traffic) = (terminal.gate.clone(), traffic.clone());
+        std::thread::spawn(move || pass_keys(&master, &gate, &traffic));
     }
     Ok(terminal)
 }
 
 /// Passes keys to the command. While the gate is shut they belong to the prompt, which reads them itself.
-fn pass_keys(master: &File, gate: &Gate) {
+fn pass_keys(master: &File, gate: &Gate, traffic: &Traffic) {
     use rustix::event::{PollFd, PollFlags, poll};
     let mut buffer = [0; 4096];
     loop {
@@ -176,6 +248,7 @@ fn pass_keys(master: &File, gate: &Gate) {
         }
         match rustix::io::read(&stdin, &mut buffer) {
             Ok(read @ 1..) => {
+                traffic.input.fetch_add(read as u64, Ordering::Relaxed);
                 let mut master = master;
                 if master.write_all(&buffer[..read]).is_err() {
                     return;
@@ -204,16 +277,23 @@ fn input(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<Stdio> {
 fn output(
     fd: &dyn AsFd,
     to: fn() -> Box<dyn Write + Send>,
+    wish: &Outputs,
     outputs: &mut Vec<JoinHandle<()>>,
 ) -> io::Result<Stdio> {
-    if passes_as_it_is(fd.as_fd())? {
+    if matches!(wish, Outputs::PassOn(_)) && passes_as_it_is(fd.as_fd())? {
         return Ok(Stdio::from(fd.as_fd().try_clone_to_owned()?));
     }
     let (mut reader, writer) = io::pipe()?;
+    let traffic = wish.traffic().clone();
     outputs.push(std::thread::spawn(move || {
         let mut to = to();
-        if let Err(error) = io::copy(&mut reader, &mut to).and_then(|_| to.flush()) {
-            tracing::debug!(%error, "nobody reads the command's output");
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(read @ 1..) = reader.read(&mut buffer) {
+            traffic.output.fetch_add(read as u64, Ordering::Relaxed);
+            if let Err(error) = to.write_all(&buffer[..read]).and_then(|()| to.flush()) {
+                tracing::debug!(%error, "nobody reads the command's output");
+                return;
+            }
         }
     }));
     Ok(Stdio::from(writer))

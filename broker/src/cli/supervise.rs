@@ -1,0 +1,78 @@
+//! While the command runs: signals are passed on, limits are watched, and whoever goes past one is ended.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::Child;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use super::Failure;
+use crate::limits::watch::Watch;
+use crate::limits::{Hit, Limit};
+
+/// How long a command may take to end by itself after it was asked to: an agent saves what it has.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How a supervised command ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// The runner's status, which mirrors the command's.
+    pub(super) status: ExitStatus,
+    /// The limit for which it was ended.
+    pub(super) killed: Option<Hit>,
+}
+
+/// Waits for the runner. The runner passes signals to the command.
+pub(super) async fn wait(
+    runner: &mut Child,
+    watch: &mut Watch,
+    resized: impl Fn(),
+) -> Result<Ended, Failure> {
+    let listen = |kind| signal(kind).map_err(|e| Failure::internal("signals", &e));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut quit = listen(SignalKind::quit())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    let mut window = listen(SignalKind::window_change())?;
+    let (mut killed, mut patience) = (None, None);
+    loop {
+        let number = tokio::select! {
+            status = runner.wait() => {
+                let status = status.map_err(|e| Failure::internal("the runner", &e))?;
+                return Ok(Ended { status, killed });
+            }
+            hit = watch.hit(), if killed.is_none() => {
+                killed = Some(hit);
+                match hit.limit {
+                    Limit::Time(_) | Limit::Idle(_) => {
+                        patience = Some(Instant::now() + GRACE);
+                        Signal::TERM
+                    }
+                    // It goes on taking meanwhile: no grace.
+                    _ => Signal::KILL,
+                }
+            }
+            () = until(patience) => { patience = None; Signal::KILL }
+            _ = terminate.recv() => Signal::TERM,
+            _ = hangup.recv() => Signal::HUP,
+            // Typed at a terminal that is not ours to relay: the whole process group has it, the runner too.
+            _ = interrupt.recv() => continue,
+            _ = quit.recv() => continue,
+            _ = window.recv() => { resized(); continue }
+        };
+        let pid = runner.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let Some(pid) = pid else { continue };
+        if let Err(error) = kill_process(pid, number) {
+            tracing::debug!(%error, "the runner is gone");
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
