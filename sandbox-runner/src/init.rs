@@ -7,6 +7,7 @@ use std::io::{PipeReader, PipeWriter, Read, Write};
 
 use keyhatch_policies::rules::SandboxRules;
 
+use crate::cgroup::Cgroup;
 use crate::error::{RunError, at};
 use crate::ruleset::{Grant, May, devices};
 use crate::supervise::{announce, die_with_parent, reap};
@@ -18,11 +19,12 @@ use crate::{command, keyring, limits, privileges, root, terminal};
 pub(crate) fn run(
     rules: &SandboxRules,
     chosen: &Chosen,
-    mut status: PipeWriter,
-    alive: PipeReader,
+    cgroup: Cgroup,
+    (mut status, alive): (PipeWriter, PipeReader),
 ) -> Result<i32, RunError> {
     die_with_parent()?;
     still_alive(alive)?;
+    cgroup.enforce_and_hide()?;
     let root = root::prepare(rules)?;
     terminal::enforce(rules)?;
     // Before the mounts: a key of the user's session keyring is readable whatever is mounted.

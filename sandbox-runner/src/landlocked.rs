@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use keyhatch_policies::rules::SandboxRules;
 use rustix::process::{Pid, Signal, WaitOptions, getppid, wait};
 
+use crate::cgroup::Cgroup;
 use crate::error::{RunError, at};
 use crate::outer::{mirror, said};
 use crate::supervise::{Ended, announce, die_with_parent, reap_while};
@@ -19,7 +20,11 @@ use crate::tier::{Chosen, Tier};
 use crate::{command, furniture, keyring, limits, network, privileges, terminal};
 
 /// Confines the command and waits for it.
-pub(crate) fn run(rules: &SandboxRules, chosen: &Chosen, handoff: OwnedFd) -> Result<ExitCode, RunError> {
+pub(crate) fn run(
+    rules: &SandboxRules,
+    chosen: &Chosen,
+    (handoff, cgroup): (OwnedFd, Cgroup),
+) -> Result<ExitCode, RunError> {
     // There is no loopback of its own to listen on.
     network::hand_over(&[], &handoff)?;
     drop(handoff);
@@ -44,6 +49,7 @@ pub(crate) fn run(rules: &SandboxRules, chosen: &Chosen, handoff: OwnedFd) -> Re
             let confined = || -> Result<i32, RunError> {
                 die_with_parent()?;
                 still_alive(alive_reader)?;
+                cgroup.enforce()?;
                 terminal::enforce(&rules)?;
                 limits::prepare(&rules).enforce()?;
                 privileges::drop_capabilities()?;
@@ -58,6 +64,7 @@ pub(crate) fn run(rules: &SandboxRules, chosen: &Chosen, handoff: OwnedFd) -> Re
             let ended = reap_while(command, || getppid() == parent)?;
             end_all_below()?;
             drop(alive_writer);
+            cgroup.farewell();
             Ok(mirror(ended.unwrap_or(Ended::Signal(9))))
         }
     }

@@ -16,15 +16,16 @@ use keyhatch_policies::rules::SandboxRules;
 
 use crate::error::RunError;
 use crate::tier::{self, Tier};
-use crate::{landlocked, outer, supervise};
+use crate::{cgroup, landlocked, outer, supervise};
 
 /// Starts the command of the rules in the strongest sandbox that this kernel gives.
 pub(crate) fn launch(rules: &SandboxRules, handoff: OwnedFd) -> Result<ExitCode, RunError> {
     // Whoever kills `keyhatch run` kills all of it: this process, init with it, and with init the whole pid namespace.
     supervise::die_with_parent()?;
+    let cgroup = cgroup::prepare(rules, &handoff)?;
     let chosen = tier::prepare(rules)?;
     match chosen.tier {
-        Tier::A => outer::run(rules, &chosen, handoff),
-        Tier::B | Tier::C => landlocked::run(rules, &chosen, handoff),
+        Tier::A => outer::run(rules, &chosen, (handoff, cgroup)),
+        Tier::B | Tier::C => landlocked::run(rules, &chosen, (handoff, cgroup)),
     }
 }

@@ -13,6 +13,7 @@
 //! Where the kernel gives no namespaces, the command is a child of the outer process (`landlocked`), and weaker walls are
 //! announced.
 
+mod cgroup;
 mod command;
 pub mod error;
 mod furniture;

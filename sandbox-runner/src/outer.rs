@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use keyhatch_policies::rules::SandboxRules;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
+use crate::cgroup::Cgroup;
 use crate::error::{RunError, at};
 use crate::supervise::Ended;
 use crate::sys::{self, Forked};
@@ -14,7 +15,11 @@ use crate::tier::Chosen;
 use crate::{NOT_BUILT, init, network};
 
 /// Starts init in the namespaces that this process has entered, and waits for it.
-pub(crate) fn run(rules: &SandboxRules, chosen: &Chosen, handoff: OwnedFd) -> Result<ExitCode, RunError> {
+pub(crate) fn run(
+    rules: &SandboxRules,
+    chosen: &Chosen,
+    (handoff, cgroup): (OwnedFd, Cgroup),
+) -> Result<ExitCode, RunError> {
     match network::prepare(&rules.network)? {
         Some(sockets) => sockets.enforce(&handoff)?,
         None => network::hand_over(&[], &handoff)?,
@@ -27,12 +32,13 @@ pub(crate) fn run(rules: &SandboxRules, chosen: &Chosen, handoff: OwnedFd) -> Re
     match sys::fork().map_err(at("fork", "init"))? {
         Forked::Child => {
             drop((status_reader, alive_writer));
-            std::process::exit(said(init::run(rules, chosen, status_writer, alive_reader)))
+            std::process::exit(said(init::run(rules, chosen, cgroup, (status_writer, alive_reader))))
         }
         Forked::Parent(init) => {
             drop((status_writer, alive_reader));
             let waited = wait(init)?;
             drop(alive_writer);
+            cgroup.farewell();
             Ok(mirror(reported(status_reader).unwrap_or(waited)))
         }
     }

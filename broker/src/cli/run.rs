@@ -20,7 +20,7 @@ use super::result::{RunResult, Used};
 use super::sandbox::Plan;
 use super::stdio::{Kept, Outputs, Relayed, relay};
 use super::supervise::{Ended, wait};
-use super::{Failure, paths, policy, print_json, prompt, sandbox};
+use super::{Failure, bounds, paths, policy, print_json, prompt, sandbox};
 use crate::cause::chain;
 use crate::control::client::Client;
 use crate::control::{OpenedSession, Reply, Request};
@@ -180,6 +180,7 @@ async fn confined(
         None => Outputs::PassOn(traffic.clone()),
     };
     let relayed = relay(&outputs).map_err(internal("the terminal"))?;
+    let place = bounds::place(policy)?;
     let rules = sandbox::rules(&Plan {
         opened,
         policy,
@@ -188,26 +189,31 @@ async fn confined(
         cwd,
         command: &command,
         terminal: relayed.terminal.is_some() && rustix::termios::isatty(io::stdin()),
-        cgroup: false,
+        cgroup: place.is_some(),
     })?;
     let Relayed { stdio, terminal, outputs } = relayed;
     let (mut runner, handoff) = start(&rules, stdio)?;
+    let pid = runner.id().unwrap_or(0);
+    let held = match &place {
+        Some(place) => bounds::admit(place, policy, &opened.session, (pid, &handoff)).await?,
+        None => None,
+    };
     attach(paths, &opened.session, handoff, &mut runner).await?;
     let mut watch = Watch::start(
         policy,
         Watched {
-            runner: runner.id().unwrap_or(0),
+            runner: pid,
             home: rules.home,
             kept_home: inside.home.clone(),
             project: project.map(Path::to_owned),
             traffic,
-            cgroup: rules.cgroup,
+            cgroup: held.is_some(),
         },
     );
     let prompting = terminal.as_ref().filter(|_| prompt::is_possible()).map(|terminal| {
         prompt::Prompting::start(paths.clone(), opened.session.clone(), Arc::clone(&terminal.gate))
     });
-    let ended = wait(&mut runner, &mut watch, || {
+    let ended = wait(&mut runner, &mut watch, held, || {
         if let Some(terminal) = &terminal {
             terminal.copy_size();
         }
@@ -222,9 +228,11 @@ async fn confined(
         drop(output.join());
     }
     drop(terminal);
-    let hits: Vec<Hit> = ended.killed.iter().chain(watch.reached()).copied().collect();
+    let hits: Vec<Hit> =
+        ended.killed.iter().chain(&ended.told.hits).chain(watch.reached()).copied().collect();
     let children = sys::children_usage();
-    let used = Used { peak: watch.peak().max(children.largest), wall, children };
+    let peak = ended.told.peak.unwrap_or_else(|| watch.peak().max(children.largest));
+    let used = Used { peak, wall, children };
     Ok(Outcome { ended, hits, used })
 }
 

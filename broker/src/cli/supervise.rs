@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use super::Failure;
+use super::bounds::{Held, Told};
 use crate::limits::watch::Watch;
 use crate::limits::{Hit, Limit};
 
@@ -22,12 +23,15 @@ pub(super) struct Ended {
     pub(super) status: ExitStatus,
     /// The limit for which it was ended.
     pub(super) killed: Option<Hit>,
+    /// What the kernel said of the cgroup, where there was one.
+    pub(super) told: Told,
 }
 
 /// Waits for the runner. The runner passes signals to the command.
 pub(super) async fn wait(
     runner: &mut Child,
     watch: &mut Watch,
+    mut held: Option<Held>,
     resized: impl Fn(),
 ) -> Result<Ended, Failure> {
     let listen = |kind| signal(kind).map_err(|e| Failure::internal("signals", &e));
@@ -36,12 +40,21 @@ pub(super) async fn wait(
     let mut quit = listen(SignalKind::quit())?;
     let mut hangup = listen(SignalKind::hangup())?;
     let mut window = listen(SignalKind::window_change())?;
-    let (mut killed, mut patience) = (None, None);
+    let (mut killed, mut patience, mut told) = (None, None, Told::default());
     loop {
         let number = tokio::select! {
             status = runner.wait() => {
                 let status = status.map_err(|e| Failure::internal("the runner", &e))?;
-                return Ok(Ended { status, killed });
+                told = held.map_or(told, Held::conclude);
+                // What the kernel killed it for is why it ended.
+                let killed = killed.or_else(|| told.hits.iter().find(|hit| hit.killed).copied());
+                told.hits.retain(|hit| Some(hit) != killed.as_ref());
+                return Ok(Ended { status, killed, told });
+            }
+            () = farewell(held.as_ref()) => {
+                // The runner waits until its cgroup was looked at.
+                told = held.take().map_or(told, Held::conclude);
+                continue;
             }
             hit = watch.hit(), if killed.is_none() => {
                 killed = Some(hit);
@@ -62,11 +75,25 @@ pub(super) async fn wait(
             _ = quit.recv() => continue,
             _ = window.recv() => { resized(); continue }
         };
+        if number == Signal::KILL
+            && let Some(held) = &held
+        {
+            // The runner lives on and tells how it ended.
+            held.kill();
+            continue;
+        }
         let pid = runner.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let Some(pid) = pid else { continue };
         if let Err(error) = kill_process(pid, number) {
             tracing::debug!(%error, "the runner is gone");
         }
+    }
+}
+
+async fn farewell(held: Option<&Held>) {
+    match held {
+        Some(held) => held.farewell().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,8 +3,10 @@
 //! A cgroup holds memory, processes and processor in the kernel where one can be had ([`cgroup`]). Everything else, and
 //! memory where none can be had, is watched from outside many times a second ([`watch`]).
 
+pub mod cgroup;
 mod growth;
 mod sample;
+mod systemd;
 pub mod watch;
 
 use std::fmt;

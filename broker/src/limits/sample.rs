@@ -91,7 +91,7 @@ fn files_in_memory(sample: &mut Sample, pid: u32, home: &Path) -> bool {
     for place in places {
         let Ok(stat) = rustix::fs::statfs(&place) else { continue };
         seen = true;
-        if i64::from(stat.f_type) == TMPFS {
+        if stat.f_type == TMPFS {
             let block = u64::try_from(stat.f_bsize).unwrap_or(0);
             sample.memory += stat.f_blocks.saturating_sub(stat.f_bfree) * block;
             sample.disk_full |= stat.f_bavail == 0;
