@@ -6,6 +6,7 @@
 
 mod compare;
 mod https;
+pub mod measure;
 mod ports;
 pub mod raw;
 mod sshd;

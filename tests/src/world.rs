@@ -149,7 +149,11 @@ impl World {
         let built = built();
         for program in PROGRAMS {
             let source = built.join(program);
-            assert!(source.is_file(), "{} is missing: cargo build --workspace first", source.display());
+            assert!(
+                source.is_file(),
+                "{} is missing: cargo build --workspace first (with --release for benchmarks)",
+                source.display()
+            );
             fs::copy(source, world.path("bin").join(program)).expect("a program can be copied");
         }
         for (key, value) in
@@ -423,7 +427,9 @@ impl Drop for World {
 fn built() -> PathBuf {
     match std::env::var_os("KEYHATCH_BIN") {
         Some(directory) => directory.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug"),
+        // Benchmarks measure what is shipped; tests run what builds fastest.
+        None if cfg!(debug_assertions) => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug"),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
     }
 }
 

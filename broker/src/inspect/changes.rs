@@ -3,7 +3,7 @@
 //! The diff that is shown goes from what upstream has to each new tip; risks are looked for in every new commit, since
 //! a secret that one commit adds and the next removes is pushed all the same.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use git2::{
     Delta, Diff, DiffDelta, DiffFindOptions, DiffOptions, FileMode, ObjectType, Oid, Repository, Tree,
@@ -48,8 +48,8 @@ pub(super) fn of(
 ) -> Result<Changes, Refusal> {
     let repository = &quarantine.repository;
     let mut changes = Changes::default();
-    let new: HashSet<Oid> = history.new.iter().copied().collect();
-    let mut shown = HashSet::new();
+    let new: BTreeSet<Oid> = history.new.iter().copied().collect();
+    let mut shown = BTreeSet::new();
     for (update, fact) in order.updates.iter().zip(&history.updates) {
         if fact.kind == UpdateKind::Delete {
             continue;
@@ -84,7 +84,7 @@ fn peeled_tree(repository: &Repository, oid: Oid) -> Option<Oid> {
 fn base(
     repository: &Repository,
     (kind, old, tip): (UpdateKind, Oid, Oid),
-    new: &HashSet<Oid>,
+    new: &BTreeSet<Oid>,
 ) -> Option<Oid> {
     if kind != UpdateKind::Create
         && let Some(tree) = peeled_tree(repository, old)

@@ -3,7 +3,7 @@
 //! git2 indexes the pack for our own walks, and git's `index-pack` with fsck judges it beside that, in the same
 //! confinement. Both stop at the policy's limits.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
@@ -27,8 +27,9 @@ const MAX_WARNINGS: usize = 20;
 pub(super) struct Quarantine {
     /// The repository with the pack and the host's objects.
     pub(super) repository: Repository,
-    /// The objects of the pack itself.
-    pub(super) pack: HashSet<Oid>,
+    /// The objects of the pack itself. Ordered sets of names everywhere here: git2's `Hash` for a name reads all 32
+    /// bytes, of which libgit2 leaves 12 undefined where the name is a SHA-1 that it read from a tree.
+    pub(super) pack: BTreeSet<Oid>,
     /// How many the pack says it has.
     pub(super) objects: u64,
     /// The pack's size.
@@ -44,7 +45,7 @@ impl Quarantine {
         let repository = init(order).map_err(|error| failed("the quarantine", error))?;
         let mut quarantine = Self {
             repository,
-            pack: HashSet::new(),
+            pack: BTreeSet::new(),
             objects: 0,
             bytes: 0,
             risks: Vec::new(),
@@ -161,12 +162,12 @@ fn index(spool: &File, offset: u64, packs: &Path, object_format: ObjectFormat) -
 
 /// The names in the index that was written, gitformat-pack(5) version 2: 8 bytes of header, 256 counts, then names.
 /// Read here because libgit2 lists a packed SHA-256 store wrongly, and would list the host's objects too.
-fn listed(packs: &Path, object_format: ObjectFormat) -> Result<HashSet<Oid>, Refusal> {
+fn listed(packs: &Path, object_format: ObjectFormat) -> Result<BTreeSet<Oid>, Refusal> {
     let lost = |error: io::Error| failed("the pack's index", error);
     let entries = fs::read_dir(packs).map_err(lost)?;
     let is_index = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "idx");
     let file = entries.filter_map(|entry| Some(entry.ok()?.path())).find(is_index);
-    let Some(file) = file else { return Ok(HashSet::new()) };
+    let Some(file) = file else { return Ok(BTreeSet::new()) };
     let mut reader = io::BufReader::new(File::open(file).map_err(lost)?);
     let mut head = [0; 8 + 256 * 4];
     reader.read_exact(&mut head).map_err(lost)?;

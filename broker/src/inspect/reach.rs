@@ -1,6 +1,6 @@
 //! Objects that no command reaches: data that rides along in a pack without being pushed anywhere.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use git2::{ObjectType, Oid};
 use keyhatch_protocol::{Risk, RiskKind};
@@ -15,7 +15,7 @@ pub(super) fn of(
     quarantine: &Quarantine,
     missing: &mut Missing,
 ) -> Result<Vec<Risk>, Refusal> {
-    let mut reached: HashSet<Oid> = HashSet::new();
+    let mut reached: BTreeSet<Oid> = BTreeSet::new();
     let mut incomplete = false;
     let mut waiting = Vec::new();
     for update in order.updates.iter().filter(|update| !update.new.is_zero()) {
