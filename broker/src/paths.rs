@@ -64,6 +64,7 @@ impl Paths {
             paths.runtime.clone(),
             paths.sessions(),
             paths.files(),
+            paths.ssh(),
             paths.state.clone(),
             paths.spool(),
             paths.git_directories(),
@@ -107,6 +108,12 @@ impl Paths {
     #[must_use]
     pub fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// Sockets of ssh connections that are shared.
+    #[must_use]
+    pub fn ssh(&self) -> PathBuf {
+        self.runtime.join("ssh")
     }
 
     /// The audit log.

@@ -190,18 +190,9 @@ impl Fsck {
     fn start(order: &Order, spool: &File, offset: u64) -> Result<Self, Refusal> {
         let lost = |error: io::Error| failed("git index-pack", error);
         let directory = order.quarantine.join("fsck.git");
-        let status = git()
-            .args(["init", "--quiet", "--bare", "--template=", "--object-format", order.object_format.name()])
-            .arg(&directory)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
+        bare(&directory, order.object_format)
+            .and_then(|()| fs::write(directory.join("objects/info/alternates"), alternates(order)))
             .map_err(lost)?;
-        if !status.success() {
-            return Err(failed("git init", status));
-        }
-        fs::write(directory.join("objects/info/alternates"), alternates(order)).map_err(lost)?;
         let mut pack = spool.try_clone().map_err(lost)?;
         // The offset is shared with the other descriptors of the spool; they all read at positions of their own.
         pack.seek(SeekFrom::Start(offset)).map_err(lost)?;
@@ -263,6 +254,21 @@ impl Drop for Fsck {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// The least that git takes for a bare repository, gitrepository-layout(5): a `git init` would cost a process.
+fn bare(directory: &Path, object_format: ObjectFormat) -> io::Result<()> {
+    for part in ["objects/info", "objects/pack", "refs"] {
+        fs::create_dir_all(directory.join(part))?;
+    }
+    fs::write(directory.join("HEAD"), "ref: refs/heads/main\n")?;
+    let config = match object_format {
+        ObjectFormat::Sha1 => "[core]\n\trepositoryformatversion = 0\n\tbare = true\n",
+        ObjectFormat::Sha256 => {
+            "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = sha256\n"
+        }
+    };
+    fs::write(directory.join("config"), config)
 }
 
 /// git with nothing of the user's or the system's configuration.

@@ -2,6 +2,7 @@
 //! user. Nothing that a session chose becomes an option or a shell word: hosts are parsed, the path is quoted.
 
 use std::io;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::pktline::{Packet, Packets};
 
 /// Longest time to the end of an advertisement: a hardware key may want a touch.
 const ADVERTISES: Duration = Duration::from_secs(90);
+/// How long a login outlives its last connection: from a push's advertisement to its pack, where nobody is asked.
+const SHARED: Duration = Duration::from_secs(15);
 /// Most of ssh's standard error that is kept.
 const MAX_SAID: u64 = 8 * 1024;
 /// Most bytes of a fetch request, plain: its haves.
@@ -144,8 +147,11 @@ fn command(upstream: &Upstream, service: Service) -> Command {
     if service == Service::UploadPack {
         ssh.env("GIT_PROTOCOL", "version=2");
     }
-    if !upstream.uses_host_credential() {
-        // Anonymous: whatever the configuration offers, no key is tried.
+    if upstream.uses_host_credential() {
+        ssh.args(shared(&upstream.broker.paths.ssh()));
+    } else {
+        // Anonymous: whatever the configuration offers, no key is tried, and no open login is used.
+        ssh.args(["-oControlMaster=no", "-oControlPath=none"]);
         ssh.args(["-oPubkeyAuthentication=no", "-oGSSAPIAuthentication=no", "-oHostbasedAuthentication=no"]);
     }
     if let Some(port) = remote.port() {
@@ -157,6 +163,23 @@ fn command(upstream: &Upstream, service: Service) -> Command {
     ssh.arg("--").arg(destination);
     ssh.arg(format!("git-{} {}", service.word(), quoted(&remote.ssh_path())));
     ssh
+}
+
+/// Lets the few connections of one git command share one login, ssh_config(5) ControlMaster. The socket is in a
+/// directory that only this user enters and no session sees; an anonymous connection never gets at it.
+fn shared(directory: &Path) -> Vec<String> {
+    // A hash of 40 digits, and a suffix while the socket is made; ssh refuses what does not fit into sun_path.
+    const NEEDS: usize = 1 + 40 + 18;
+    const SUN_PATH: usize = 108;
+    let path = directory.to_string_lossy();
+    if path.len() + NEEDS >= SUN_PATH || path.contains(['%', '"', ' ', '$']) {
+        return vec!["-oControlMaster=no".into(), "-oControlPath=none".into()];
+    }
+    vec![
+        "-oControlMaster=auto".into(),
+        format!("-oControlPath={path}/%C"),
+        format!("-oControlPersist={}", SHARED.as_secs()),
+    ]
 }
 
 /// Quotes for a POSIX shell on the other end, as git does: `'` and `!` leave the quotes.
