@@ -4,6 +4,7 @@
 //! Unlisted is denied; deny beats ask beats allow; the order of rules means nothing.
 #![forbid(unsafe_code)]
 
+mod brief;
 mod explain;
 mod judge;
 mod limits;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use keyhatch_protocol::{Facts, Remote, UpdateKind};
 
+pub use brief::brief;
 pub use explain::{describe, explain, settings};
 pub use judge::{brokered, judge, judge_ref, judge_remote};
 pub use limits::{Bytes, SessionLimits, Span};

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use keyhatch_policies::network::{Reach, judge_destination};
 use keyhatch_policies::{
     FetchOperation, Judgement, Operation, Policy, Project, PushOperation, judge, settings, shipped_names,
 };
 use keyhatch_protocol::{
-    Facts, ObjectFormat, ObjectId, RefName, Remote, Risk, RiskKind, UpdateFact, UpdateKind,
+    Destination, Facts, ObjectFormat, ObjectId, RefName, Remote, Risk, RiskKind, UpdateFact, UpdateKind,
 };
 use serde::Deserialize;
 
@@ -33,6 +34,8 @@ struct Case {
     about: String,
     fetch: Option<String>,
     push: Option<String>,
+    /// A destination, as the proxy is asked for it. No tool of the user's names a registry in a case.
+    connect: Option<String>,
     #[serde(rename = "ref")]
     ref_name: Option<String>,
     update: Option<UpdateKind>,
@@ -58,15 +61,31 @@ fn every_shipped_policy_judges_as_its_cases_say() {
             assert_eq!(said.get(word.as_str()), Some(value), "{name}: {word}");
         }
         for case in &cases.cases {
-            let judged = judge(&policy, &project, &operation(case));
-            let said = match &judged {
-                Judgement::Allow(terms) => ("allow", Some(terms.rule.clone()), terms.once_only),
-                Judgement::Ask(terms) => ("ask", Some(terms.rule.clone()), terms.once_only),
-                Judgement::Deny(reason) => ("deny", reason.rule.clone(), false),
+            let said = match &case.connect {
+                Some(destination) => reached(&policy, destination),
+                None => judged(&policy, &project, case),
             };
             let expected = (case.judgement.as_str(), case.rule.clone(), case.once);
             assert_eq!(said, expected, "{name}: {}", case.about);
         }
+    }
+}
+
+type Said = (&'static str, Option<String>, bool);
+
+fn judged(policy: &Policy, project: &Project, case: &Case) -> Said {
+    match judge(policy, project, &operation(case)) {
+        Judgement::Allow(terms) => ("allow", Some(terms.rule), terms.once_only),
+        Judgement::Ask(terms) => ("ask", Some(terms.rule), terms.once_only),
+        Judgement::Deny(reason) => ("deny", reason.rule, false),
+    }
+}
+
+fn reached(policy: &Policy, destination: &str) -> Said {
+    let destination = Destination::parse(destination).expect("a destination");
+    match judge_destination(policy.network(), &[], &destination) {
+        Reach::Allowed { by, .. } => ("allow", Some(by), false),
+        Reach::Refused { .. } => ("deny", None, false),
     }
 }
 
@@ -103,7 +122,7 @@ fn operation(case: &Case) -> Operation {
             let facts = facts(ref_name, kind, &case.risks);
             Operation::Push(PushOperation { remote: remote(url), facts, push_options: Vec::new() })
         }
-        _ => panic!("{}: a case has either `fetch` or `push`", case.about),
+        _ => panic!("{}: a case has one of `fetch`, `push`, `connect`", case.about),
     }
 }
 

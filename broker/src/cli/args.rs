@@ -55,6 +55,8 @@ pub(crate) enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Print a paragraph for AGENTS.md or CLAUDE.md, so that an agent knows where it is.
+    AgentNotes,
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.

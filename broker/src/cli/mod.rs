@@ -1,5 +1,6 @@
 //! The user's command. Every subcommand is a client of the control socket, the daemon excepted.
 
+mod agent_notes;
 mod args;
 mod audit;
 mod bounds;
@@ -129,6 +130,10 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
             )),
             Err(error) => Err(Failure::internal("the demo", &error)),
         },
+        Command::AgentNotes => {
+            print(agent_notes::TEXT)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "keyhatch", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
