@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use keyhatch_protocol::{ObjectFormat, ObjectId, RefName, RefUpdate};
+use keyhatch_protocol::{ObjectFormat, ObjectId, RefName, RefUpdate, RefUpdateError};
 use thiserror::Error;
 
 use crate::pktline::{Packet, Packets, PktLineError};
@@ -164,7 +164,7 @@ impl Commands {
             // The first command carries the capabilities, and only the first.
             (Some(_), Some(_)) | (None, None) => return Err(ClaimError::Command),
         };
-        let update = command_line(command.strip_suffix(b"\n").unwrap_or(command))?;
+        let update = RefUpdate::parse(command.strip_suffix(b"\n").unwrap_or(command))?;
         if !self.names.insert(update.ref_name.clone()) {
             return Err(ClaimError::Duplicate);
         }
@@ -194,18 +194,13 @@ fn capabilities(bytes: &[u8]) -> Result<Vec<String>, ClaimError> {
     if words.iter().all(|word| known(word)) { Ok(words) } else { Err(ClaimError::Capability) }
 }
 
-fn command_line(line: &[u8]) -> Result<RefUpdate, ClaimError> {
-    let mut parts = line.splitn(3, |b| *b == b' ');
-    let mut oid = || {
-        let text = parts.next().and_then(|part| std::str::from_utf8(part).ok());
-        text.and_then(|text| ObjectId::parse(text).ok()).ok_or(ClaimError::Command)
-    };
-    let (old, new) = (oid()?, oid()?);
-    let name = parts.next().ok_or(ClaimError::Command)?;
-    if old.is_zero() && new.is_zero() {
-        return Err(ClaimError::Command);
+impl From<RefUpdateError> for ClaimError {
+    fn from(error: RefUpdateError) -> Self {
+        match error {
+            RefUpdateError::Form => Self::Command,
+            RefUpdateError::RefName => Self::RefName,
+        }
     }
-    Ok(RefUpdate { old, new, ref_name: RefName::parse(name).map_err(|_| ClaimError::RefName)? })
 }
 
 #[cfg(test)]

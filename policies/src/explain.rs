@@ -6,7 +6,7 @@ use crate::judge::{judge, push_rules};
 use crate::pattern::{HostPattern, REMOTES, RemotePattern, Where};
 use crate::{
     CredentialChoice, HomeChoice, Judgement, Operation, Policy, Project, ProjectAccess, Rule, RuleDecision,
-    Service,
+    Service, sign,
 };
 
 /// Describes a policy, a rule a paragraph.
@@ -29,6 +29,7 @@ pub fn describe(policy: &Policy) -> String {
             &format!("    {} of {refs}{once}\n", updates.join(", ")),
         ));
     }
+    text.push_str(&sign::describe(policy));
     text.push_str(&inside(policy));
     let minutes = policy.approval_timeout.as_secs() / 60;
     let mib = policy.limits.pack_bytes >> 20;
@@ -104,7 +105,7 @@ fn paragraph(service: &str, rule: &Rule, more: &str) -> String {
     };
     format!(
         "\n{} {service} \"{}\"\n    {}, {credential}\n{more}    because {}\n",
-        word(rule.decision),
+        rule.decision.padded(),
         rule.name,
         place(&rule.place),
         rule.reason
@@ -131,14 +132,6 @@ fn place(place: &Where) -> String {
     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }
 
-const fn word(decision: RuleDecision) -> &'static str {
-    match decision {
-        RuleDecision::Allow => "allow",
-        RuleDecision::Ask => "ask  ",
-        RuleDecision::Deny => "deny ",
-    }
-}
-
 /// Says how an operation is judged, and which rules speak of it.
 #[must_use]
 pub fn explain(policy: &Policy, project: &Project, operation: &Operation) -> String {
@@ -150,14 +143,17 @@ pub fn explain(policy: &Policy, project: &Project, operation: &Operation) -> Str
         }
         Judgement::Deny(reason) => format!("deny: {}\nhint: {}\n", reason.text, reason.hint),
     };
-    let mut say = |rule: &Rule, note: &str| {
-        let line = format!("  rule \"{}\" says {}{note}\n", rule.name, word(rule.decision).trim_end());
-        text.push_str(&line);
+    let mut line = |name: &str, decision: RuleDecision, note: &str| {
+        text.push_str(&format!("  rule \"{name}\" says {}{note}\n", decision.padded().trim_end()));
     };
+    let mut say = |rule: &Rule, note: &str| line(&rule.name, rule.decision, note);
     match operation {
         Operation::Fetch(fetch) => {
             let speaks = |rule: &&Rule| rule.place.matches(&fetch.remote, project, Service::Fetch);
             policy.fetch.iter().filter(speaks).for_each(|rule| say(rule, ""));
+        }
+        Operation::Sign(operation) => {
+            sign::speaking(policy, project, operation).for_each(|(name, decision)| line(name, decision, ""));
         }
         Operation::Push(push) => {
             for update in &push.facts.updates {

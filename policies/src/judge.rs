@@ -7,7 +7,7 @@ use keyhatch_protocol::{RefName, Remote, RiskKind, Scheme, UpdateKind};
 use crate::pattern::{HostPattern, RemotePattern, Where};
 use crate::{
     FetchOperation, Judgement, Operation, Policy, Project, PushOperation, PushRule, Reason, Rule,
-    RuleDecision, Service, Terms,
+    RuleDecision, Service, Terms, sign,
 };
 
 /// Judges an operation. Unlisted is denied; deny beats ask beats allow; the strictest of several refs wins.
@@ -22,6 +22,7 @@ pub fn judge(policy: &Policy, project: &Project, operation: &Operation) -> Judge
             }
         }
         Operation::Push(push) => judge_push(policy, project, push),
+        Operation::Sign(operation) => sign::judge(policy, project, operation),
     }
 }
 

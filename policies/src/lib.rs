@@ -16,11 +16,12 @@ mod place;
 mod repository;
 pub mod rules;
 mod sandbox;
+mod sign;
 mod units;
 
 use std::time::Duration;
 
-use keyhatch_protocol::{Facts, Remote, UpdateKind};
+use keyhatch_protocol::{Facts, Identity, Remote, UpdateKind};
 
 pub use brief::brief;
 pub use explain::{describe, explain, settings};
@@ -29,6 +30,8 @@ pub use limits::{Bytes, SessionLimits, Span};
 pub use place::PolicyError;
 pub use repository::{GitDirectory, RepositoryPolicy};
 pub use sandbox::{HidePatterns, HomeChoice, ProjectAccess, SandboxPolicy};
+
+pub use sign::SignOperation;
 
 use network::Network;
 use pattern::{RefPattern, Where};
@@ -41,6 +44,7 @@ pub struct Policy {
     text: String,
     fetch: Vec<Rule>,
     push: Vec<PushRule>,
+    sign: Vec<sign::SignRule>,
     approval_timeout: Duration,
     limits: PushLimits,
     session_limits: SessionLimits,
@@ -85,6 +89,17 @@ enum RuleDecision {
     Deny,
 }
 
+impl RuleDecision {
+    /// Its word, as wide as the widest.
+    const fn padded(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Ask => "ask  ",
+            Self::Deny => "deny ",
+        }
+    }
+}
+
 /// Which credential a rule uses upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CredentialChoice {
@@ -103,6 +118,8 @@ pub struct Project {
     pub remotes: Vec<Remote>,
     /// The URLs of its initialised submodules: `{remotes}` stands for them too, when fetching.
     pub submodules: Vec<Remote>,
+    /// Who the user is, by the host's git configuration: `{identity}` stands for them.
+    pub identities: Vec<Identity>,
 }
 
 /// What is judged.
@@ -112,6 +129,8 @@ pub enum Operation {
     Fetch(FetchOperation),
     /// Push.
     Push(PushOperation),
+    /// A signature.
+    Sign(SignOperation),
 }
 
 /// A fetch.

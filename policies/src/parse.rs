@@ -14,6 +14,8 @@ use crate::place::PolicyError;
 use crate::repository::RepositoryToml;
 use crate::sandbox::SandboxToml;
 use crate::{CredentialChoice, Policy, PushRule, Rule, RuleDecision, limits, repository, sandbox, units};
+use crate::sign::SignToml;
+use crate::{CredentialChoice, Policy, PushRule, Rule, RuleDecision, limits, sandbox, sign, units};
 
 /// How long a person may take, unless the policy says otherwise.
 const APPROVAL_TIMEOUT: Duration = Duration::from_secs(600);
@@ -29,6 +31,8 @@ struct PolicyToml {
     fetch: Vec<RuleToml>,
     #[serde(default)]
     push: Vec<PushToml>,
+    #[serde(default)]
+    sign: Vec<SignToml>,
     approval: Option<ApprovalToml>,
     limits: Option<LimitsToml>,
     sandbox: Option<SandboxToml>,
@@ -64,22 +68,32 @@ struct PushToml {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Patterns {
+pub(crate) enum Patterns {
     One(String),
     Many(Vec<String>),
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum DecisionToml {
+pub(crate) enum DecisionToml {
     Allow,
     Ask,
     Deny,
 }
 
+impl From<DecisionToml> for RuleDecision {
+    fn from(decision: DecisionToml) -> Self {
+        match decision {
+            DecisionToml::Allow => Self::Allow,
+            DecisionToml::Ask => Self::Ask,
+            DecisionToml::Deny => Self::Deny,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum ScopeToml {
+pub(crate) enum ScopeToml {
     Once,
     Session,
 }
@@ -131,7 +145,7 @@ impl Text<'_> {
         Ok(text.clone())
     }
 
-    fn patterns<T>(
+    pub(crate) fn patterns<T>(
         &self,
         patterns: &Spanned<Patterns>,
         parse: fn(&str) -> Result<T, &'static str>,
@@ -186,11 +200,7 @@ impl Text<'_> {
             name: self.present(&rule.name, "the rule's name")?,
             reason: self.present(&rule.reason, "the rule's reason")?,
             place: self.place(&rule.name, rule.remote.as_ref(), rule.host.as_ref())?,
-            decision: match rule.decision {
-                DecisionToml::Allow => RuleDecision::Allow,
-                DecisionToml::Ask => RuleDecision::Ask,
-                DecisionToml::Deny => RuleDecision::Deny,
-            },
+            decision: rule.decision.into(),
             credential: self.credential(rule.credential.as_ref())?,
         })
     }
@@ -255,6 +265,7 @@ pub(crate) fn parse(text: &str, origin: &str) -> Result<Policy, PolicyError> {
         sandbox: sandbox::parse(&place, toml.sandbox)?,
         network: network_toml::network(&place, toml.network)?,
         repository: repository::parse(&place, toml.repository)?,
+        sign: sign::parse(&place, toml.sign)?,
         push: toml.push.into_iter().map(|rule| place.push(rule)).collect::<Result<_, _>>()?,
     };
     Ok(policy)

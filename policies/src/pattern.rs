@@ -118,7 +118,7 @@ impl Where {
     }
 }
 
-fn glob(text: &str) -> Option<GlobMatcher> {
+pub(crate) fn glob(text: &str) -> Option<GlobMatcher> {
     // Braces would be a second way to write a list, and `{project}` a trap.
     if text.is_empty() || text.contains(['{', '}', '[', ']', '?', '!', '\\']) {
         return None;

@@ -55,7 +55,7 @@ fn every_shipped_policy_judges_as_its_cases_say() {
         assert!(!cases.cases.is_empty(), "{name} has no case");
         let policy = Policy::shipped(name).expect("it parses");
         let remotes = cases.remotes.iter().map(|url| remote(url)).collect();
-        let project = Project { remotes, submodules: Vec::new() };
+        let project = Project { remotes, ..Project::default() };
         let said: BTreeMap<&str, String> = settings(&policy).into_iter().collect();
         for (word, value) in &cases.settings {
             assert_eq!(said.get(word.as_str()), Some(value), "{name}: {word}");

@@ -12,12 +12,18 @@ pub mod oid;
 pub mod push;
 pub mod refname;
 pub mod remote;
+pub mod signable;
+pub mod signature;
 pub mod stream;
 pub mod text;
 
 pub use destination::{Destination, DestinationError, DestinationHost, DnsName};
 pub use id::{RequestId, SessionId};
 pub use oid::{ObjectFormat, ObjectId};
-pub use push::{ChangedFile, CommitFact, Facts, Identity, RefUpdate, Risk, RiskKind, UpdateFact, UpdateKind};
+pub use push::{
+    ChangedFile, CommitFact, Facts, Identity, RefUpdate, RefUpdateError, Risk, RiskKind, UpdateFact,
+    UpdateKind,
+};
 pub use refname::RefName;
 pub use remote::{Host, Remote, RemoteError, Scheme};
+pub use signature::{SignFacts, SignableKind, SignatureFact, SignatureFormat};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use thiserror::Error;
+
 use crate::{ObjectFormat, ObjectId, RefName};
 
 /// One command of a push: `old new ref`. A create has a zero `old`, a delete a zero `new`.
@@ -15,6 +17,37 @@ pub struct RefUpdate {
     /// The full name.
     #[serde(rename = "ref")]
     pub ref_name: RefName,
+}
+
+/// Why a line is not a command.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum RefUpdateError {
+    /// It is not `old SP new SP ref`, or both names are zero.
+    #[error("malformed command")]
+    Form,
+    /// The ref's name is one that git forbids.
+    #[error("a command names a ref that git forbids")]
+    RefName,
+}
+
+impl RefUpdate {
+    /// Parses `old SP new SP ref`.
+    ///
+    /// # Errors
+    /// When the line is anything else.
+    pub fn parse(line: &[u8]) -> Result<Self, RefUpdateError> {
+        let mut parts = line.splitn(3, |byte| *byte == b' ');
+        let mut oid = || {
+            let text = parts.next().and_then(|part| std::str::from_utf8(part).ok());
+            text.and_then(|text| ObjectId::parse(text).ok()).ok_or(RefUpdateError::Form)
+        };
+        let (old, new) = (oid()?, oid()?);
+        let name = parts.next().ok_or(RefUpdateError::Form)?;
+        if old.is_zero() && new.is_zero() {
+            return Err(RefUpdateError::Form);
+        }
+        Ok(Self { old, new, ref_name: RefName::parse(name).map_err(|_| RefUpdateError::RefName)? })
+    }
 }
 
 /// What a command does to its ref. A client never says "force": ancestry does.

@@ -128,7 +128,7 @@ fn question(args: &Explain) -> Result<(Parsed, Project, Operation), Failure> {
     let policy = parse(&args.policy)?;
     let asked = remote(&args.remote)?;
     let remotes: Result<Vec<Remote>, Failure> = args.project_remotes.iter().map(remote).collect();
-    let project = Project { remotes: remotes?, submodules: Vec::new() };
+    let project = Project { remotes: remotes?, ..Project::default() };
     if args.operation == "fetch" {
         return Ok((policy, project, Operation::Fetch(FetchOperation { remote: asked })));
     }

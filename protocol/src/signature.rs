@@ -1,0 +1,116 @@
+//! Signatures: their formats, what they can cover, and what is known of one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Identity, ObjectId};
+
+/// Which kind of signature, by git's own `gpg.format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SignatureFormat {
+    /// SSHSIG, `ssh-keygen -Y sign`.
+    Ssh,
+    /// `gpg`.
+    OpenPgp,
+    /// `gpgsm`.
+    X509,
+}
+
+impl SignatureFormat {
+    /// The word that git's configuration, JSON and people use.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ssh => "ssh",
+            Self::OpenPgp => "openpgp",
+            Self::X509 => "x509",
+        }
+    }
+
+    /// The format whose armour a line starts, as git decides it (gpg-interface.c: a prefix is enough).
+    #[must_use]
+    pub fn of_armour(line: &[u8]) -> Option<Self> {
+        const STARTS: [(&str, SignatureFormat); 4] = [
+            ("-----BEGIN SSH SIGNATURE-----", SignatureFormat::Ssh),
+            ("-----BEGIN PGP SIGNATURE-----", SignatureFormat::OpenPgp),
+            ("-----BEGIN PGP MESSAGE-----", SignatureFormat::OpenPgp),
+            ("-----BEGIN SIGNED MESSAGE-----", SignatureFormat::X509),
+        ];
+        STARTS.iter().find(|(start, _)| line.starts_with(start.as_bytes())).map(|(_, format)| *format)
+    }
+}
+
+/// What can be signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SignableKind {
+    /// A commit.
+    Commit,
+    /// An annotated tag.
+    Tag,
+    /// The promise of `git push --signed`.
+    PushCertificate,
+}
+
+impl SignableKind {
+    /// The word that policies, JSON and people use.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Tag => "tag",
+            Self::PushCertificate => "push-certificate",
+        }
+    }
+}
+
+/// What a signature that a session asks for would cover.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignFacts {
+    /// Which of the three.
+    pub kind: SignableKind,
+    /// Which kind of signature.
+    pub format: SignatureFormat,
+    /// The key that would make it: a fingerprint, or what gpg calls it.
+    pub key: String,
+    /// Committer, tagger or pusher. None for a certificate that names the very key instead of a person.
+    pub speaker: Option<Identity>,
+    /// A commit's author.
+    pub author: Option<Identity>,
+    /// The first line, at most 200 bytes; text that the session wrote.
+    pub subject: String,
+    /// What a commit follows, or what a tag points at.
+    pub parents: Vec<ObjectId>,
+    /// What a commit holds.
+    pub tree: Option<ObjectId>,
+    /// SHA-256 of the bytes that are signed, in hexadecimal.
+    pub covered: String,
+}
+
+/// What is known of a signature that a push carries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SignatureFact {
+    /// This broker made it, for these very bytes.
+    Ours {
+        /// Which kind.
+        format: SignatureFormat,
+        /// The key.
+        key: String,
+        /// The number of the audit record.
+        record: u64,
+    },
+    /// Somebody else made it.
+    Foreign {
+        /// Which kind; none where its first line is of no kind that git knows.
+        format: Option<SignatureFormat>,
+        /// The key that it verifies with, where it carries one: an ssh key's fingerprint.
+        key: Option<String>,
+    },
+    /// It does not verify.
+    Bad {
+        /// Why, a few words.
+        why: String,
+    },
+}
