@@ -14,6 +14,7 @@ use crate::network;
 use crate::paths::Paths;
 use crate::session::Session;
 use crate::session::report::{Section, SessionReport};
+use crate::signer::{Locks, Made};
 use crate::upstream::Clients;
 
 /// How long a request stays decidable after its client went away.
@@ -26,6 +27,10 @@ pub struct Broker {
     pub paths: Paths,
     /// What waits for a person.
     pub queue: Queue,
+    /// Keys that wait for their passphrase.
+    pub locks: Locks,
+    /// Which signatures were made.
+    pub made: Made,
     /// HTTPS clients, shared by all sessions.
     pub clients: Clients,
     /// The host's git and its credential helpers.
@@ -44,6 +49,8 @@ impl Broker {
         Ok(Self {
             paths,
             queue: Queue::default(),
+            locks: Locks::default(),
+            made: Made::default(),
             clients: Clients::default(),
             host_git,
             audit,

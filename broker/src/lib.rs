@@ -26,6 +26,7 @@ pub mod paths;
 pub mod pktline;
 pub mod registries;
 pub mod session;
+pub mod signer;
 pub mod surface;
 pub mod sys;
 pub mod upstream;

@@ -2,6 +2,8 @@
 //!
 //! Everything a session chose is escaped and bounded; remote and refs come first and are never pushed out of view.
 
+mod sign;
+
 use std::fmt::Write as _;
 
 use keyhatch_protocol::UpdateKind;
@@ -16,6 +18,9 @@ const LISTED: usize = 20;
 /// A request in one line, for lists.
 #[must_use]
 pub fn line(request: &RequestView) -> String {
+    if let Some(facts) = &request.signature {
+        return format!("{}  {}", request.id, sign::words(facts));
+    }
     let what = match request.updates.as_slice() {
         [] => "fetch".to_owned(),
         [one] => format!("{} {}", one.kind.word(), shown(one.ref_name.short())),
@@ -33,6 +38,9 @@ pub fn line(request: &RequestView) -> String {
 /// A request in full, without its diff.
 #[must_use]
 pub fn request(request: &RequestView) -> String {
+    if let Some(facts) = &request.signature {
+        return sign::request(request, facts);
+    }
     let mut text = String::new();
     let mut say = |line: String| {
         text.push_str(&line);

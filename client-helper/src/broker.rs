@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use keyhatch_protocol::frame::{self, FrameError, MAX_SESSION_FRAME};
 use keyhatch_protocol::message::{SOCKET_NAME, SOCKETS_INSIDE, SessionReply, SessionRequest};
+use keyhatch_protocol::stream::{self, Channel};
 use thiserror::Error;
 
 /// Names the directory of the session's sockets, where it is not the usual one.
@@ -25,6 +26,12 @@ pub(crate) enum AskError {
     /// The conversation broke.
     #[error("the broker did not answer as expected")]
     Frame(#[from] FrameError),
+    /// The broker answered another question.
+    #[error("the broker answered something else")]
+    Unexpected,
+    /// The broker said no, and why, in a message that was printed.
+    #[error("refused")]
+    Said,
     /// The broker said no.
     #[error("{reason}")]
     Refused {
@@ -36,6 +43,9 @@ pub(crate) enum AskError {
 impl AskError {
     /// Says what failed on standard error, and what to do.
     pub(crate) fn say(&self) {
+        if matches!(self, Self::Said) {
+            return;
+        }
         eprintln!("keyhatch: {self}");
         if matches!(self, Self::Unreachable { .. }) {
             eprintln!("hint: run this inside keyhatch run; the session ends with its broker");
@@ -71,6 +81,26 @@ impl Asked {
         match frame::read(&mut self.stream, MAX_SESSION_FRAME)? {
             SessionReply::Refused { reason } => Err(AskError::Refused { reason }),
             reply => Ok(reply),
+        }
+    }
+
+    /// Reads an answer that is a stream: prints its messages on standard error as they come, and returns its data.
+    ///
+    /// # Errors
+    /// When the broker refused, with or without a stream, or the conversation broke.
+    pub(crate) fn answer(mut self) -> Result<Vec<u8>, AskError> {
+        match self.reply()? {
+            SessionReply::Answer {} => {}
+            _ => return Err(AskError::Unexpected),
+        }
+        let mut data = Vec::new();
+        loop {
+            match stream::read(&mut self.stream)? {
+                (Channel::Data, bytes) => data.extend(bytes),
+                (Channel::Message, line) => eprintln!("{}", String::from_utf8_lossy(&line)),
+                (Channel::Exit, code) if code == [0] => return Ok(data),
+                (Channel::Exit, _) => return Err(AskError::Said),
+            }
         }
     }
 }

@@ -6,13 +6,18 @@
 
 mod broker;
 mod credential;
+mod gpg;
+mod image;
 mod ssh;
+mod ssh_keygen;
 mod status;
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
+
+use keyhatch_protocol::SignatureFormat;
 
 /// Exit code for a wrong call.
 const USAGE: u8 = 2;
@@ -28,13 +33,16 @@ pub fn main(
     let name = Path::new(&called).file_name().map(|name| name.to_string_lossy().into_owned());
     let role = match name.as_deref() {
         Some("git-credential-keyhatch") => Some("credential".to_owned()),
-        Some("ssh") => Some("ssh".to_owned()),
+        Some(role @ ("ssh" | "ssh-keygen" | "gpg" | "gpgsm")) => Some(role.to_owned()),
         _ => arguments.next().map(|role| role.to_string_lossy().into_owned()),
     };
     let rest: Vec<OsString> = arguments.collect();
     match role.as_deref() {
         Some("credential") => credential::answer(&rest, input, output),
         Some("ssh") => ssh::answer(&rest),
+        Some("ssh-keygen") => ssh_keygen::answer(&rest, input, output),
+        Some("gpg") => gpg::answer(SignatureFormat::OpenPgp, &rest, input, output),
+        Some("gpgsm") => gpg::answer(SignatureFormat::X509, &rest, input, output),
         Some("status") => status::answer(output),
         Some("--version") => say(output, &format!("keyhatch-helper {}\n", env!("CARGO_PKG_VERSION"))),
         Some("--help" | "help") => say(output, HELP),
@@ -50,6 +58,8 @@ keyhatch-helper: what git calls inside a keyhatch session. It holds no key.
 
 usage: keyhatch-helper credential get|store|erase   git's credential protocol: says what is not brokered
        keyhatch-helper ssh [OPTION]… HOST COMMAND   git's ssh: says which remote is not brokered
+       keyhatch-helper ssh-keygen -Y sign …         git's ssh signatures, made on the host
+       keyhatch-helper gpg|gpgsm -bsau KEY …        git's OpenPGP and X.509 signatures, made on the host
        keyhatch-helper status                       what this session may do
        keyhatch-helper --version | --help
 ";

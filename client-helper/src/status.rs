@@ -14,7 +14,7 @@ pub(crate) fn answer(output: &mut impl Write) -> ExitCode {
             let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
             super::say(output, &text)
         }
-        Ok(SessionReply::Refused { reason }) => failed(&AskError::Refused { reason }),
+        Ok(_) => failed(&AskError::Unexpected),
         Err(error) => failed(&error),
     }
 }

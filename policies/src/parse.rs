@@ -13,9 +13,10 @@ use crate::pattern::{HostPattern, RefPattern, RemotePattern, Where};
 use crate::place::PolicyError;
 use crate::repository::RepositoryToml;
 use crate::sandbox::SandboxToml;
-use crate::{CredentialChoice, Policy, PushRule, Rule, RuleDecision, limits, repository, sandbox, units};
 use crate::sign::SignToml;
-use crate::{CredentialChoice, Policy, PushRule, Rule, RuleDecision, limits, sandbox, sign, units};
+use crate::{
+    CredentialChoice, Policy, PushRule, Rule, RuleDecision, limits, repository, sandbox, sign, units,
+};
 
 /// How long a person may take, unless the policy says otherwise.
 const APPROVAL_TIMEOUT: Duration = Duration::from_secs(600);

@@ -3,6 +3,7 @@
 //! Comes in: operations with their facts, and decisions that name a digest. Goes out: a proof, by value, that this one
 //! operation may be done once. Nothing here does I/O; time is an argument.
 
+mod batch;
 mod queue;
 
 use std::time::{Duration, SystemTime};
@@ -12,6 +13,7 @@ use keyhatch_protocol::{RequestId, SessionId};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+pub use batch::{BATCH_HOLDS, BATCH_LASTS};
 pub use queue::{Asked, Attached, DecideError, Held, Queue, Scope, Submission};
 
 /// Names an operation: session, remote, commands and push options. Object names fix the content.
@@ -46,6 +48,13 @@ impl Digest {
                 }
                 part("options");
                 push.push_options.iter().for_each(|option| part(option));
+            }
+            Operation::Sign(sign) => {
+                part("sign");
+                part(sign.facts.kind.word());
+                part(sign.facts.format.word());
+                part(&sign.facts.key);
+                part(&sign.facts.covered);
             }
         }
         Self(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
+use super::batch::{Batches, Covered};
 use super::{Approved, Authority, Decision, Digest, Patience};
 
 /// Most requests of one session that can be pending: a person reads none of a flood.
@@ -111,6 +112,7 @@ struct State {
     decided: VecDeque<(RequestId, &'static str)>,
     refusals: HashMap<(SessionId, Digest), Refusal>,
     grants: Vec<Grant>,
+    batches: Batches,
 }
 
 /// The queue of one broker. A restarted broker forgets it.
@@ -179,6 +181,14 @@ impl Queue {
         if let Some(from) = state.granted(session, &operation, &terms) {
             let authority = Authority::Grant(from);
             return Submission::Approved(Box::new(Approved { operation, terms, digest, authority }));
+        }
+        match state.batches.answer(session, (&operation, &terms), now) {
+            Some(Covered::Yes(from)) => {
+                let authority = Authority::Grant(from);
+                return Submission::Approved(Box::new(Approved { operation, terms, digest, authority }));
+            }
+            Some(Covered::No(reason)) => return Submission::Refused(reason),
+            None => {}
         }
         if let Some(reason) = state.still_refused(session, &digest, now) {
             return Submission::Refused(reason);
@@ -270,12 +280,14 @@ impl Queue {
             // The entry stays until the approval is used: by the client that waits, or by its retry.
             Decision::Approved(scope) => {
                 entry.approved = true;
+                state.batches.answered(&asked.session, &asked.operation, Ok(id.clone()), now);
                 if *scope == Scope::Session {
-                    state.grants.push(Grant::from_request(&asked));
+                    state.grants.extend(Grant::from_request(&asked));
                 }
             }
             Decision::Refused(reason) => {
                 state.refuse(&asked, reason.clone(), now);
+                state.batches.answered(&asked.session, &asked.operation, Err(reason.clone()), now);
                 state.finish(id, "refused");
             }
             Decision::Unanswered => state.finish(id, "unanswered"),
@@ -301,6 +313,7 @@ impl Queue {
             .collect();
         ids.iter().for_each(|id| state.finish(id, "withdrawn: its session ended"));
         state.grants.retain(|grant| &grant.session != session);
+        state.batches.forget(session);
         state.refusals.retain(|(of, _), _| of != session);
         drop(state);
         self.announce();
@@ -413,6 +426,7 @@ impl State {
         let covers = |grant: &&Grant| {
             &grant.session == session
                 && match operation {
+                    Operation::Sign(_) => false,
                     Operation::Fetch(fetch) => grant.fetch && grant.remote == fetch.remote,
                     Operation::Push(push) => {
                         !grant.fetch
@@ -453,15 +467,17 @@ impl State {
 }
 
 impl Grant {
-    fn from_request(asked: &Asked) -> Self {
+    /// The standing permission that a request becomes; a signature opens a batch instead.
+    fn from_request(asked: &Asked) -> Option<Self> {
         let (remote, refs, fetch) = match &asked.operation {
+            Operation::Sign(_) => return None,
             Operation::Fetch(fetch) => (fetch.remote.clone(), Vec::new(), true),
             Operation::Push(push) => {
                 let refs = push.facts.updates.iter().map(|update| update.ref_name.clone()).collect();
                 (push.remote.clone(), refs, false)
             }
         };
-        Self { session: asked.session.clone(), remote, refs, fetch, from: asked.id.clone() }
+        Some(Self { session: asked.session.clone(), remote, refs, fetch, from: asked.id.clone() })
     }
 }
 
@@ -469,6 +485,7 @@ impl Grant {
 fn once_only(asked: &Asked) -> Option<&'static str> {
     match &asked.operation {
         Operation::Fetch(_) => None,
+        Operation::Sign(_) => Some("an answer covers the signatures that follow for a while as it is"),
         Operation::Push(push) => {
             let plain = |kind| matches!(kind, UpdateKind::Create | UpdateKind::FastForward);
             if !push.facts.updates.iter().all(|update| plain(update.kind)) {

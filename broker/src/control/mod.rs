@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use keyhatch_policies::rules::{FileInside, Mount, NetworkInside};
 use keyhatch_policies::{CredentialChoice, Operation};
-use keyhatch_protocol::{ChangedFile, CommitFact, RequestId, Risk, SessionId, UpdateFact};
+use keyhatch_protocol::{ChangedFile, CommitFact, RequestId, Risk, SessionId, SignFacts, UpdateFact};
 use serde::{Deserialize, Serialize};
 
 use crate::approval::{Asked, Scope, seconds};
@@ -190,9 +190,9 @@ pub struct RequestView {
     pub id: RequestId,
     /// Who asks.
     pub session: SessionId,
-    /// `push` or `fetch`.
+    /// `push`, `fetch` or `sign`.
     pub operation: String,
-    /// The remote's URL.
+    /// The remote's URL; empty for a signature.
     pub remote: String,
     /// SHA-256 over session, remote, commands and push options, in hexadecimal.
     pub digest: String,
@@ -230,6 +230,12 @@ pub struct RequestView {
     pub removed: u64,
     /// Size of the pack in bytes.
     pub pack_bytes: u64,
+    /// What would be signed; only for a signature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<SignFacts>,
+    /// Whether an approval covers the signatures that follow, for a while.
+    #[serde(default)]
+    pub batch: bool,
 }
 
 /// A request with its diff.
@@ -275,8 +281,16 @@ impl RequestView {
             added: 0,
             removed: 0,
             pack_bytes: 0,
+            signature: None,
+            batch: false,
         };
         match &asked.operation {
+            Operation::Sign(sign) => {
+                view.operation = "sign".into();
+                view.signature = Some(sign.facts.clone());
+                view.batch = !asked.terms.once_only;
+                view.once_only = true;
+            }
             Operation::Fetch(fetch) => {
                 view.operation = "fetch".into();
                 view.remote = fetch.remote.to_string();
@@ -306,7 +320,7 @@ impl ShownRequest {
     #[must_use]
     pub fn of(asked: &Asked) -> Self {
         let (diff, diff_cut) = match &asked.operation {
-            Operation::Fetch(_) => (String::new(), false),
+            Operation::Fetch(_) | Operation::Sign(_) => (String::new(), false),
             Operation::Push(push) => (push.facts.diff.clone(), push.facts.diff_cut),
         };
         Self { request: RequestView::of(asked, true), diff, diff_cut }

@@ -5,6 +5,7 @@
 //! `Debug` prints no byte of them.
 
 mod host_git;
+pub mod named;
 mod project;
 
 pub use host_git::{CredentialError, HostGit, HttpSettings};

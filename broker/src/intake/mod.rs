@@ -4,6 +4,7 @@
 //! reply says so. Reaching the socket is the session's identity; nothing in a request is. Bounded: connections, the
 //! time to a whole request, its size. Descriptors that come with it end the connection.
 
+mod sign;
 mod status;
 mod wire;
 
@@ -78,6 +79,9 @@ async fn answer(broker: &Arc<Broker>, session: &Arc<Session>, mut wire: Wire) ->
     match request {
         SessionRequest::Status { .. } => {
             wire.reply(&SessionReply::Status { lines: status::lines(broker, session) }).await
+        }
+        SessionRequest::Sign { format, key, namespace, .. } => {
+            sign::answer(broker, session, wire, sign::Asked { format, key, namespace }).await
         }
     }
 }

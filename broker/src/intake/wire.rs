@@ -6,10 +6,11 @@ use std::os::fd::AsFd;
 
 use keyhatch_protocol::frame::{self, FrameError, MAX_SESSION_FRAME};
 use keyhatch_protocol::message::SessionReply;
+use keyhatch_protocol::stream::{self, Channel};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recvmsg};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 /// A connection came to nothing.
@@ -54,7 +55,74 @@ impl Wire {
     /// Sends one reply.
     pub(super) async fn reply(&mut self, reply: &SessionReply) -> Result<(), WireError> {
         let frame = frame::encode(reply, MAX_SESSION_FRAME)?;
-        Ok(self.stream.write_all(&frame).await?)
+        Ok(self.write(&frame).await?)
+    }
+
+    /// Reads a stream of data to its end, capped.
+    pub(super) async fn data(&mut self, limit: usize) -> Result<Vec<u8>, WireError> {
+        let mut data = Vec::new();
+        loop {
+            let mut header = [0; stream::HEADER];
+            self.read_exact(&mut header).await?;
+            let (channel, length) = stream::decode_header(header)?;
+            if channel != Channel::Data {
+                return Err(FrameError::Channel.into());
+            }
+            if length == 0 {
+                return Ok(data);
+            }
+            if data.len() + length > limit {
+                return Err(FrameError::TooLong { limit }.into());
+            }
+            let start = data.len();
+            data.resize(start + length, 0);
+            self.read_exact(&mut data[start..]).await?;
+        }
+    }
+
+    /// Sends a line for the person at the other end; one that is gone is noticed by [`Wire::gone`].
+    pub(super) async fn say(&self, line: &str) {
+        let line = &line.as_bytes()[..line.len().min(stream::MAX_CHUNK)];
+        if let Ok(frame) = stream::encode(Channel::Message, line)
+            && let Err(error) = self.write(&frame).await
+        {
+            tracing::debug!(%error, "a client went away");
+        }
+    }
+
+    /// Sends data, and success.
+    pub(super) async fn finish(&self, data: &[u8]) -> Result<(), WireError> {
+        let mut frames = stream::encode_data(data);
+        frames.extend(stream::encode(Channel::Exit, &[0])?);
+        Ok(self.write(&frames).await?)
+    }
+
+    /// Sends failure.
+    pub(super) async fn fail(&self) -> Result<(), WireError> {
+        Ok(self.write(&stream::encode(Channel::Exit, &[1])?).await?)
+    }
+
+    /// Waits until the other end closes, or says something when it has nothing to say.
+    pub(super) async fn gone(&self) {
+        let mut byte = [0];
+        drop(self.stream.async_io(Interest::READABLE, || receive(&self.stream, &mut byte)).await);
+    }
+
+    /// The process at the other end, as this host numbers it.
+    pub(super) fn peer(&self) -> Option<i32> {
+        self.stream.peer_cred().ok()?.pid()
+    }
+
+    async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.stream.writable().await?;
+            match self.stream.try_write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Says why a request was not taken, where the other end can still read it.

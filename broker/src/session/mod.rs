@@ -22,11 +22,12 @@ use crate::inspect::Limits;
 use crate::network::{SessionNetwork, plan};
 use crate::paths::{Paths, PathsError, make_private};
 use crate::registries::{self, Answer};
+use crate::signer::{self, Signing};
 
 use gitdir::{Keeper, Record, Source};
 use report::Section;
 
-pub(crate) use git_config::parse_list;
+pub(crate) use git_config::{Setting, parse_list};
 pub use keyhatch_protocol::message::SOCKETS_INSIDE;
 pub use project::{ProjectError, ProjectGit};
 
@@ -67,6 +68,10 @@ pub struct Session {
     pub objects: Vec<PathBuf>,
     /// Secrets of the project's own configuration; used upstream, never shown inside.
     pub secrets: ProjectSecrets,
+    /// How it signs.
+    pub signing: Signing,
+    /// Held while a signature is asked for: one answer covers those that follow.
+    pub asking: tokio::sync::Mutex<()>,
     /// When it was opened.
     pub opened: SystemTime,
     /// One permit a connection.
@@ -208,7 +213,15 @@ pub async fn open(
         }
     };
     let git = ProjectGit::read(&directory).await?;
-    let project = Project { remotes: git.remotes.clone(), submodules: git.submodules.clone() };
+    let (signing, signs) = Signing::of(&git.signing_settings(), &policy).await;
+    for (role, target) in signer::links() {
+        std::os::unix::fs::symlink(target, sockets.join(role)).map_err(OpenError::Write)?;
+    }
+    let project = Project {
+        remotes: git.remotes.clone(),
+        submodules: git.submodules.clone(),
+        identities: signing.identities.clone(),
+    };
     let mut mounts = Vec::new();
     if access != ProjectAccess::None {
         let read_only = access == ProjectAccess::Read;
@@ -237,7 +250,7 @@ pub async fn open(
         None
     };
     mounts.push(Mount { source: sockets.clone(), target: SOCKETS_INSIDE.into(), read_only: false });
-    let inside = git_config::inside(&policy, &project, &git.preferences);
+    let inside = git_config::inside(&policy, &project, &[git.preferences, signs.settings].concat());
     let mut furniture = Furniture {
         mounts,
         files: vec![FileInside { path: "/etc/gitconfig".into(), content: inside }],
@@ -245,6 +258,8 @@ pub async fn open(
         network: plan::inside(policy.network()),
         env: plan::environment(policy.network()),
     };
+    furniture.files.extend(signs.files);
+    furniture.notes.extend(signs.notes);
     furniture.notes.extend(plan::notes(policy.network()));
     let hosts = registries::hosts(&registries);
     for answer in registries {
@@ -260,6 +275,8 @@ pub async fn open(
         project,
         objects: git.objects,
         secrets: git.secrets,
+        signing,
+        asking: tokio::sync::Mutex::default(),
         opened: SystemTime::now(),
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         closed: watch::Sender::new(false),

@@ -71,8 +71,9 @@ impl ProjectGit {
     pub async fn read(project: &Path) -> Result<Self, ProjectError> {
         let unusable = |source| ProjectError::Directory { path: project.to_owned(), source };
         fs::read_dir(project).map_err(unusable)?;
-        let user = list(&["--global"]).await?.into_iter().chain(list(&["--system"]).await?);
-        let user: Vec<Setting> = user.collect();
+        // The system's first: of several values the last counts, and the user's own beat the system's.
+        let system = list(&["--system"]).await?;
+        let user: Vec<Setting> = system.into_iter().chain(list(&["--global"]).await?).collect();
         let preferences = user.iter().filter(|setting| is_harmless_preference(setting)).cloned().collect();
         let mut git = Self { preferences, user, ..Self::default() };
         let Some(repository) = Repository::of(project).map_err(unusable)? else { return Ok(git) };
@@ -125,6 +126,15 @@ impl ProjectGit {
             Some(resolved)
         });
         Source { repository, config, hooks }
+    }
+
+    /// The settings that say who the user is and how they sign: the system's, the user's, and the project's own names.
+    #[must_use]
+    pub fn signing_settings(&self) -> Vec<Setting> {
+        let own =
+            |s: &&Setting| ["user.", "author.", "committer."].iter().any(|role| s.key.starts_with(role));
+        let project = self.sources.first().into_iter().flat_map(|source| &source.config);
+        self.user.iter().chain(project.filter(own)).cloned().collect()
     }
 
     /// The mounts where the session shares the project's own git directory: configuration and hooks are read-only.

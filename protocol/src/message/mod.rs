@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::SignatureFormat;
+
 /// Where a session's sockets are, in a sandbox that keyhatch made.
 pub const SOCKETS_INSIDE: &str = "/run/keyhatch";
 
@@ -16,7 +18,7 @@ impl SessionRequest {
     #[must_use]
     pub const fn version(&self) -> u32 {
         match self {
-            Self::Status { version } => *version,
+            Self::Status { version } | Self::Sign { version, .. } => *version,
         }
     }
 }
@@ -30,6 +32,17 @@ pub enum SessionRequest {
         /// Must be [`VERSION`].
         version: u32,
     },
+    /// A signature of what follows as a stream of data: all of it, never a digest.
+    Sign {
+        /// Must be [`VERSION`].
+        version: u32,
+        /// Which kind of signature.
+        format: SignatureFormat,
+        /// The key, as git names it: a public key's line, or what gpg calls it. The session signs with its own alone.
+        key: String,
+        /// The namespace of an ssh signature; only git's own is signed.
+        namespace: Option<String>,
+    },
 }
 
 /// The broker's answer.
@@ -41,6 +54,8 @@ pub enum SessionReply {
         /// At most ten lines.
         lines: Vec<String>,
     },
+    /// A stream follows: messages, then data where it succeeded, then how a program would have exited.
+    Answer {},
     /// A refusal.
     Refused {
         /// Why, and what to do.
