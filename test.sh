@@ -17,6 +17,10 @@ git            /usr/bin/git       the distribution's own git, beside any other
 bubblewrap     /usr/bin/bwrap     what start-up is compared with
 tmux           /usr/bin/tmux      a terminal for tests
 python3        /usr/bin/python3   the actor that tries to get out of the sandbox
+gnome-keyring  /usr/bin/gnome-keyring-daemon  a real Secret Service, for credentials that keyhatch keeps
+dbus           /usr/bin/dbus-daemon           the bus that it is reached through
+gnupg          /usr/bin/gpg       OpenPGP signatures of the host's
+gpgsm          /usr/bin/gpgsm     X.509 signatures of the host's
 "
 missing=""
 while read -r package file why; do

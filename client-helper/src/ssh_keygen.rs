@@ -58,7 +58,7 @@ enum Failure {
 }
 
 fn sign(order: &Order, input: &mut impl Read, output: &mut impl Write) -> Result<(), Failure> {
-    let key = public_key(&order.key)?;
+    let key = public_key(&order.key);
     if order.files.is_empty() {
         let mut payload = Vec::new();
         let read = input.take(MAX_SIGNABLE as u64 + 1).read_to_end(&mut payload);
@@ -97,19 +97,15 @@ fn ask(order: &Order, key: &str, payload: &[u8]) -> Result<Vec<u8>, Failure> {
     })
 }
 
-/// The public key that a file names: its own first line, or that of the `.pub` beside a private key.
-fn public_key(path: &Path) -> Result<String, Failure> {
+/// The public key that a file names: its own first line, or that of the `.pub` beside a private key. Empty where git
+/// names a file that is not in here: the broker knows the session's key, and says which it is.
+fn public_key(path: &Path) -> String {
     let mut beside = path.to_owned().into_os_string();
     beside.push(".pub");
-    let beside = PathBuf::from(beside);
-    let text = match read(path, MAX_KEY) {
-        Ok(text) if !text.starts_with(b"-----") => text,
-        Ok(_) => read(&beside, MAX_KEY).map_err(|error| Failure::File { path: beside, error })?,
-        // git names a key file of the host that is not in here: its public half may be.
-        Err(error) => read(&beside, MAX_KEY).map_err(|_| Failure::File { path: path.to_owned(), error })?,
-    };
+    let public = read(path, MAX_KEY).ok().filter(|text| !text.starts_with(b"-----"));
+    let text = public.or_else(|| read(Path::new(&beside), MAX_KEY).ok()).unwrap_or_default();
     let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    Ok(String::from_utf8_lossy(line).trim().to_owned())
+    String::from_utf8_lossy(line).trim().to_owned()
 }
 
 fn read(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {

@@ -82,3 +82,183 @@ fn a_user_who_signs_on_the_host_signs_inside_without_a_word_of_set_up() {
         world.keyhatch(&["audit", "verify"]).ok();
     }
 }
+
+#[test]
+fn rebases_merges_and_every_option_of_gits_sign_and_verify_inside() {
+    let (world, project) = world();
+    key(&world, &["-t", "ed25519", "-N", ""]);
+    world.git(&world.home(), &["config", "--global", "--unset", "commit.gpgsign"]).ok();
+    let script = "set -e; git checkout -qb topic; for n in $(seq 50); do echo $n >> f; git add f; git commit -qm \"c $n\"; done; \
+        git rebase -q --gpg-sign --force-rebase main; git checkout -q main; git merge -q --no-ff -S -m merged topic; \
+        git -c user.signingkey=\"$(cut -d' ' -f1,2 /etc/keyhatch/signing.pub)\" commit -q --allow-empty -S -m literal; \
+        git -c user.signingkey=\"key::$(cut -d' ' -f1,2 /etc/keyhatch/signing.pub)\" commit -q --allow-empty -S -m key; \
+        git commit-tree -S -m tree HEAD^{tree} > /dev/null; git log --format=%G? | sort | uniq -c";
+    let done = world.run(&project, "default", script).ok();
+    // Fifty of the rebase, the merge and two more; the one of the host's is not signed.
+    assert!(done.stdout.contains("53 G") && done.stdout.contains("1 N"), "{done:?}");
+    assert_eq!(records(&world, "signed").len(), 54);
+}
+
+#[test]
+fn an_agent_cannot_sign_as_somebody_else_or_with_another_key() {
+    let (world, project) = world();
+    key(&world, &["-t", "ed25519", "-N", ""]);
+    let commit = |environment: &str| {
+        world.run(
+            &project,
+            "default",
+            &format!("{environment} git commit -q --allow-empty -m x; test $? = 0"),
+        )
+    };
+    refused(
+        &commit("GIT_COMMITTER_EMAIL=linus@example.org"),
+        "no rule lets this session sign a commit of linus@example.org",
+    );
+    refused(
+        &commit("GIT_COMMITTER_NAME=Linus"),
+        "no rule lets this session sign a commit of ada@example.org",
+    );
+    let other = world.run(
+        &project,
+        "default",
+        "ssh-keygen -q -t ed25519 -N '' -f /tmp/k && git -c user.signingkey=/tmp/k.pub commit -q --allow-empty -m x",
+    );
+    refused(&other, "this session signs with the key SHA256:");
+    assert_eq!(records(&world, "signed").len(), 0);
+    assert_eq!(records(&world, "sign-refused").len(), 3);
+    // Another author is an ordinary thing: somebody else's commit is rebased.
+    world.run(&project, "default", "git commit -q --allow-empty --author 'B <b@example.org>' -m x").ok();
+}
+
+#[test]
+fn a_blob_a_digest_a_login_and_another_namespace_are_not_signed() {
+    let (world, project) = world();
+    key(&world, &["-t", "ed25519", "-N", ""]);
+    let ask = |payload: &str, namespace: &str| {
+        world.run(
+            &project,
+            "default",
+            &format!(
+                "printf '{payload}' > /tmp/b; /run/keyhatch/ssh-keygen -Y sign -n {namespace} -f /etc/keyhatch/signing.pub /tmp/b; \
+                 code=$?; test ! -e /tmp/b.sig || echo LEAKED; exit $code"
+            ),
+        )
+    };
+    let a = "a".repeat(40);
+    let who = "Ada Lovelace <ada@example.org> 1700000000 +0000";
+    let commit = format!("tree {a}\\nauthor {who}\\ncommitter {who}\\n\\nm\\n");
+    let neither = "it is neither a commit, a tag nor a push certificate";
+    for (payload, namespace, reason) in [
+        ("hello\\n".to_owned(), "git", neither),
+        (a.repeat(2), "git", neither),
+        (format!("SSHSIG\\000\\000\\000\\003git{a}"), "git", neither),
+        ("\\000\\000\\000\\040abc\\062git".to_owned(), "git", neither),
+        (commit.clone(), "file", "the namespace file is not git\u{27}s"),
+        (commit.replace("committer", "x-evil y\\ncommitter"), "git", "its headers are not"),
+        (commit.replace("\\n\\nm", "\\nx-evil y\\n\\nm"), "git", "a header that is not known"),
+        (commit.replace("m\\n", "a\\000b"), "git", "a NUL"),
+        (commit.replace("tree ", "tree \\033[2J"), "git", "a control character"),
+        (format!("{commit}\\377"), "git", "it is not UTF-8"),
+    ] {
+        let done = ask(&payload, namespace);
+        refused(&done, reason);
+        assert!(!done.stdout.contains("LEAKED"));
+    }
+    let long = world.run(
+        &project,
+        "default",
+        "head -c 2000000 /dev/zero > /tmp/b; /run/keyhatch/ssh-keygen -Y sign -n git -f /etc/keyhatch/signing.pub /tmp/b",
+    );
+    assert!(long.fails().stderr.contains("longer than 1048576 bytes"));
+    assert_eq!(records(&world, "signed").len(), 0);
+    // The sound one is signed, and the signature is for git alone.
+    let sound = format!(
+        "printf '{commit}' > /tmp/b; /run/keyhatch/ssh-keygen -Y sign -n git -f /etc/keyhatch/signing.pub /tmp/b; cat /tmp/b.sig"
+    );
+    let signature = world.run(&project, "default", &sound).ok().stdout;
+    world.write("home/b.sig", &signature);
+    let verify = |namespace: &str| {
+        let mut keygen = world.command("ssh-keygen");
+        let signers = world.path("home/allowed_signers");
+        keygen
+            .args(["-Y", "verify", "-n", namespace, "-I", "ada@example.org", "-s", "b.sig", "-f"])
+            .arg(signers);
+        world.with_input(keygen, commit.replace("\\n", "\n").as_bytes())
+    };
+    verify("git").ok();
+    verify("file").fails();
+}
+
+const ASK: &str = r#"
+name = "asks"
+description = "Every signature is asked for, one answer a rebase."
+[[sign]]
+name = "own work"
+reason = "I look at what carries my name"
+decision = "ask"
+"#;
+
+#[test]
+fn fifty_signatures_of_a_rebase_are_one_question_and_a_no_stops_it() {
+    let (world, project) = world();
+    key(&world, &["-t", "ed25519", "-N", ""]);
+    world.policy("asks", ASK);
+    for n in 0..50 {
+        world
+            .git(&project, &["commit", "-q", "--no-gpg-sign", "--allow-empty", "-m", &format!("c {n}")])
+            .ok();
+    }
+    let run = world.start(
+        &project,
+        "asks",
+        "git rebase -q --gpg-sign --force-rebase --root; echo code $?; git log --format=%G? | sort | uniq -c",
+    );
+    let request = world.pending();
+    assert_eq!(request["operation"], "sign");
+    assert_eq!(request["signature"]["kind"], "commit");
+    assert_eq!(request["signature"]["speaker"]["email"], "ada@example.org");
+    assert_eq!(request["batch"], true);
+    let id = request["id"].as_str().expect("an id").to_owned();
+    let shown = world.keyhatch(&["show", &id]).ok();
+    assert!(shown.stdout.contains("subject     Add README"), "{shown:?}");
+    assert!(shown.stdout.contains("covers      also what follows"), "{shown:?}");
+    world.keyhatch(&["approve", &id]).ok();
+    let done = run.finish().ok();
+    assert!(done.stdout.contains("code 0") && done.stdout.contains("51 G"), "{done:?}");
+    let signed = records(&world, "signed");
+    assert_eq!(signed.len(), 51);
+    assert_eq!(signed[0]["authority"], format!("person:{id}"));
+    assert!(signed[1..].iter().all(|record| record["authority"] == format!("batch:{id}")));
+    // Another session asks anew, and a no is the end of it.
+    let again = world.start(&project, "asks", "git commit -q --allow-empty -m x");
+    let other = world.pending_id();
+    assert_ne!(other, id);
+    world.keyhatch(&["deny", &other, "--reason", "not now"]).ok();
+    refused(&again.finish(), "refused by the user: not now");
+}
+
+#[test]
+fn a_signature_whose_client_went_away_is_withdrawn_and_a_failure_says_so_before_the_push() {
+    let (world, project) = world();
+    key(&world, &["-t", "ed25519", "-N", ""]);
+    world.policy("asks", ASK);
+    let run = world.start(
+        &project,
+        "asks",
+        "timeout -s KILL 3 git commit -q --allow-empty -m x; echo first $?; while ! test -e go; do sleep 0.1; done",
+    );
+    world.pending();
+    world.wait_until("the request is withdrawn", || world.pending()["withdrawn"] == true);
+    assert_eq!(records(&world, "signed").len(), 0);
+    world.write("p/go", "");
+    run.finish().ok();
+    // Without a key that can be had, git fails, says why, and there is nothing to push.
+    world.git(&world.home(), &["config", "--global", "user.signingkey", "/nonexistent/id.pub"]).ok();
+    let failed = world.run(&project, "default", "git commit -q --allow-empty -m x && git push origin main");
+    refused(&failed, "this session has no ssh signing key");
+    assert!(
+        failed.stderr.contains("the ssh signing key cannot be used: its file cannot be read"),
+        "{failed:?}"
+    );
+    assert!(!failed.all().contains("Everything up-to-date"), "{failed:?}");
+}

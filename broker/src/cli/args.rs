@@ -40,6 +40,9 @@ pub(crate) enum Command {
     /// Open sessions, and what ended ones did.
     #[command(subcommand)]
     Session(Session),
+    /// Named credentials, and where each comes from.
+    #[command(subcommand)]
+    Credential(super::credential::Credential),
     /// Run the daemon in the foreground.
     Broker {
         /// Started by another command: leave its terminal.

@@ -4,6 +4,7 @@ mod agent_notes;
 mod args;
 mod audit;
 mod bounds;
+mod credential;
 mod decide;
 mod policy;
 mod prompt;
@@ -119,6 +120,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Deny(deny) => decide::deny(&deny),
         Command::Policy(policy) => policy::policy(policy),
         Command::Audit(audit) => audit::audit(&audit),
+        Command::Credential(command) => credential::credential(&command),
         Command::Session(args) => session::session(&args),
         Command::Broker { stop: true, .. } => stop(),
         Command::Broker { detached, stop: false } => broker(detached),

@@ -13,10 +13,12 @@ use keyhatch_policies::rules::{FileInside, Mount, NetworkInside};
 use keyhatch_policies::{CredentialChoice, Operation};
 use keyhatch_protocol::{ChangedFile, CommitFact, RequestId, Risk, SessionId, SignFacts, UpdateFact};
 use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::approval::{Asked, Scope, seconds};
 use crate::registries::Answer;
 use crate::session::report::{Section, SessionReport};
+use crate::signer::LockedKey;
 
 /// The version that both ends must speak: they are two runs of one program, but an old broker may still be up.
 pub const VERSION: u32 = 1;
@@ -90,6 +92,46 @@ pub enum Request {
     },
     /// Lists the open sessions.
     Sessions,
+    /// Lists the keys that signatures wait for.
+    Locked,
+    /// Opens one of them.
+    Unlock {
+        /// Which.
+        fingerprint: String,
+        /// Its passphrase.
+        passphrase: Hidden,
+    },
+}
+
+/// A secret that crosses the control socket: wiped when dropped, and never printed.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// Takes a secret.
+    #[must_use]
+    pub fn new(secret: Zeroizing<String>) -> Self {
+        Self(secret.as_str().to_owned())
+    }
+
+    /// The secret.
+    #[must_use]
+    pub fn reveal(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.0.clone())
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden")
+    }
 }
 
 /// A person's word as it crosses the control socket.
@@ -140,6 +182,13 @@ pub enum Reply {
         /// In no order.
         sessions: Vec<SessionView>,
     },
+    /// The keys that signatures wait for.
+    Locked {
+        /// By fingerprint.
+        keys: Vec<LockedKey>,
+    },
+    /// The key is open.
+    Unlocked,
     /// It could not be done.
     Failed {
         /// What failed.

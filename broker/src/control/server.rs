@@ -111,6 +111,13 @@ async fn answer(stream: &mut UnixStream, broker: &Arc<Broker>, request: Request)
                 Err(error) => undecidable(&error),
             }
         }
+        Request::Locked => Reply::Locked { keys: broker.locks.locked() },
+        Request::Unlock { fingerprint, passphrase } => {
+            match broker.locks.open(&fingerprint, passphrase.reveal()).await {
+                Ok(()) => Reply::Unlocked,
+                Err(error) => failed(&error.to_string(), "keyhatch credential unlock asks again"),
+            }
+        }
         Request::Sessions => Reply::Sessions {
             sessions: broker
                 .sessions()

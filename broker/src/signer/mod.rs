@@ -7,6 +7,7 @@ mod agent;
 mod gpg;
 mod locks;
 mod made;
+mod probe;
 mod rsa;
 mod settings;
 mod ssh;
@@ -20,6 +21,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 pub use locks::{LockedKey, Locks, UnlockError};
 pub use made::{Made, MadeSignature};
+pub use probe::{generate, test};
 pub use settings::{Inside, links};
 pub use ssh::SshKey;
 

@@ -231,7 +231,7 @@ impl SshKey {
     }
 }
 
-fn load(path: &Path) -> Result<PrivateKey, SignError> {
+pub(super) fn load(path: &Path) -> Result<PrivateKey, SignError> {
     let text = read_text(path, MAX_KEY_FILE).ok_or(SignError::File { why: "it cannot be read" })?;
     PrivateKey::from_openssh(text.as_str()).map_err(|error| {
         tracing::info!(path = %shown(&path.display().to_string()), %error, "a signing key cannot be parsed");

@@ -5,7 +5,7 @@
 //! ["encoding" SP name LF]  *(extra header)  LF  message
 //! ```
 
-use super::lines::{self, Lines, Names};
+use super::lines::{self, AnyHeader, Lines, Names};
 use super::{Person, SignableError};
 use crate::ObjectId;
 
@@ -68,7 +68,7 @@ impl Commit {
         let committer = Person::parse(lines.header("committer")?.ok_or_else(headers)?)?;
         let encoding = lines.header("encoding")?.map(encoding).transpose()?;
         let mut extra = Vec::new();
-        while let Some((name, value)) = lines.any_header()? {
+        while let Some(AnyHeader { name, value }) = lines.any_header()? {
             if name.starts_with(b"gpgsig") {
                 return Err(SignableError::Signature);
             }

@@ -3,6 +3,12 @@
 use super::SignableError;
 use crate::{ObjectFormat, ObjectId};
 
+/// A header of any name, with all its lines.
+pub(super) struct AnyHeader<'b> {
+    pub(super) name: &'b [u8],
+    pub(super) value: Vec<u8>,
+}
+
 /// A reader of headers, which hands over what follows them.
 pub(super) struct Lines<'b> {
     rest: &'b [u8],
@@ -26,7 +32,7 @@ impl<'b> Lines<'b> {
     }
 
     /// The next header's name and value, whatever it is called, with the lines that it goes on over.
-    pub(super) fn any_header(&mut self) -> Result<Option<(&'b [u8], Vec<u8>)>, SignableError> {
+    pub(super) fn any_header(&mut self) -> Result<Option<AnyHeader<'b>>, SignableError> {
         let Some((line, rest)) = self.line().filter(|(line, _)| !line.is_empty()) else { return Ok(None) };
         let space = line.iter().position(|byte| *byte == b' ').ok_or(SignableError::UnknownHeader)?;
         let mut value = line[space + 1..].to_vec();
@@ -39,7 +45,7 @@ impl<'b> Lines<'b> {
             self.rest = rest;
         }
         value.split(|byte| *byte == b'\n').try_for_each(plain)?;
-        Ok(Some((&line[..space], value)))
+        Ok(Some(AnyHeader { name: &line[..space], value }))
     }
 
     /// What follows the empty line that ends the headers.
