@@ -16,6 +16,10 @@ openssl        /usr/bin/openssl   certificates for it
 git            /usr/bin/git       the distribution's own git, beside any other
 bubblewrap     /usr/bin/bwrap     what start-up is compared with
 tmux           /usr/bin/tmux      a terminal for tests
+iproute2       /usr/sbin/ip       two machines on a wire, for tests of the network
+nodejs         /usr/bin/node      servers of that network, and what agents are written in
+npm            /usr/bin/npm       agents and packages from the registry
+python3-pip    /usr/bin/pip3      packages from the registry
 python3        /usr/bin/python3   the actor that tries to get out of the sandbox
 gnome-keyring  /usr/bin/gnome-keyring-daemon  a real Secret Service, for credentials that keyhatch keeps
 dbus           /usr/bin/dbus-daemon           the bus that it is reached through

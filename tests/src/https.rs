@@ -46,7 +46,7 @@ impl HttpsServer {
         let port = free_port();
         let directory = world.make_directory(&format!("https-{port}"));
         let at = |name: &str| directory.join(name).display().to_string();
-        certificates(world, &directory);
+        certificates(world, &directory, "IP:127.0.0.1,DNS:localhost");
         let hash = world
             .command("openssl")
             .args(["passwd", "-apr1", Self::PASSWORD])
@@ -123,8 +123,8 @@ fn exec_path(world: &World) -> PathBuf {
     PathBuf::from(path.stdout.trim())
 }
 
-/// A CA, and a certificate of its for loopback: a server's certificate must not be a CA's.
-fn certificates(world: &World, directory: &Path) {
+/// A CA, and a certificate of its for these names: a server's certificate must not be a CA's.
+pub(crate) fn certificates(world: &World, directory: &Path, names: &str) {
     let run = |arguments: &[&str]| {
         let mut openssl = world.command("openssl");
         let done = openssl.current_dir(directory).args(arguments).output().expect("openssl runs");
@@ -147,7 +147,7 @@ fn certificates(world: &World, directory: &Path) {
         "-out",
         "server.pem",
         "-addext",
-        "subjectAltName=IP:127.0.0.1,DNS:localhost",
+        &format!("subjectAltName={names}"),
         "-addext",
         "basicConstraints=CA:FALSE",
     ];

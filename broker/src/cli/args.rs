@@ -203,6 +203,9 @@ pub(crate) struct ShowSession {
     /// Print one object.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print what it connected to and what was refused, all of it.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) network: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -51,10 +51,18 @@ fn show(args: &ShowSession) -> Result<ExitCode, Failure> {
             other => return Err(unexpected(&other)),
         },
     };
-    if args.json {
-        print_json(&report)?;
-    } else {
-        print(&surface::report(&report))?;
+    match (args.json, args.network) {
+        (true, _) => print_json(&report)?,
+        (false, true) => print(&network(&report))?,
+        (false, false) => print(&surface::report(&report))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a session connected to and what was refused, all of it.
+fn network(report: &SessionReport) -> String {
+    let section = report.sections.iter().find(|section| section.name == crate::network::report::NAME);
+    let lines =
+        section.map_or_else(|| vec!["it connected to nothing".to_owned()], crate::network::report::whole);
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }

@@ -1,6 +1,7 @@
 //! A session's network in its report and in the audit's last word.
 
 use keyhatch_policies::network::{Network, NetworkMode};
+use keyhatch_protocol::SessionId;
 use keyhatch_protocol::text::shown;
 use serde_json::{Value, json};
 
@@ -15,12 +16,12 @@ const NAMED: usize = 10;
 
 /// What a session's network did; none when there is nothing to say.
 #[must_use]
-pub fn section(network: &SessionNetwork) -> Option<Section> {
+pub fn section(session: &SessionId, network: &SessionNetwork) -> Option<Section> {
     let counts = network.tally.counts();
     if counts.is_empty() {
         return None;
     }
-    Some(Section { name: NAME.into(), lines: lines(&network.rules, &counts), data: data(&counts) })
+    Some(Section { name: NAME.into(), lines: lines(session, &network.rules, &counts), data: data(&counts) })
 }
 
 fn data(counts: &Counts) -> Value {
@@ -28,7 +29,7 @@ fn data(counts: &Counts) -> Value {
     serde_json::to_value(counts).unwrap_or(Value::Null)
 }
 
-fn lines(rules: &Network, counts: &Counts) -> Vec<String> {
+fn lines(session: &SessionId, rules: &Network, counts: &Counts) -> Vec<String> {
     let sums = counts.sums();
     let mut lines = vec![summary(counts, &sums)];
     let missed: Vec<(&String, &Count)> =
@@ -36,7 +37,7 @@ fn lines(rules: &Network, counts: &Counts) -> Vec<String> {
     lines.extend(missed.iter().take(NAMED).map(|(name, count)| miss(name, count)));
     if missed.len() > NAMED {
         let more = missed.len() - NAMED;
-        lines.push(format!("  and {more} more: keyhatch session show ID --network"));
+        lines.push(format!("  and {more} more: keyhatch session show {session} --network"));
     }
     let others = counts.others.refused + counts.others.failed;
     if others > 0 {

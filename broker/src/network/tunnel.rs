@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use rustix::net::Shutdown;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::Served;
 use super::door::Open;
@@ -25,6 +25,9 @@ use crate::session::Session;
 /// What one `splice` moves at most, and how much a pipe of a tunnel holds. A user's pipes may hold 64 MiB together before
 /// the kernel gives smaller ones, which only costs speed.
 const CHUNK: usize = 256 * 1024;
+/// How long the other way may carry nothing once one end is done: a client that is gone looks like one that has only
+/// finished sending, and its tunnel would hold one of the session's connections.
+const HALF_CLOSED: Duration = Duration::from_secs(60);
 
 /// Bytes that a session may still move.
 #[derive(Debug)]
@@ -104,12 +107,22 @@ pub(super) struct Meter<'b> {
     start: Instant,
     /// Milliseconds after the start.
     last: AtomicU64,
+    half_closed: AtomicBool,
+    closing: Notify,
 }
 
 impl<'b> Meter<'b> {
     pub(super) fn new(budget: &'b Budget) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { budget, out: zero(), into: zero(), start: Instant::now(), last: zero() }
+        Self {
+            budget,
+            out: zero(),
+            into: zero(),
+            start: Instant::now(),
+            last: zero(),
+            half_closed: AtomicBool::new(false),
+            closing: Notify::new(),
+        }
     }
 
     fn count(&self, way: Way, bytes: usize) -> io::Result<()> {
@@ -123,12 +136,17 @@ impl<'b> Meter<'b> {
     /// Waits until nothing moved for this long.
     async fn idle(&self, patience: Duration) {
         loop {
+            let half = self.half_closed.load(Ordering::Relaxed);
+            let patience = if half { patience.min(HALF_CLOSED) } else { patience };
             let quiet_until = Duration::from_millis(self.last.load(Ordering::Relaxed)) + patience;
             let left = quiet_until.saturating_sub(self.start.elapsed());
             if left.is_zero() {
                 return;
             }
-            tokio::time::sleep(left).await;
+            tokio::select! {
+                () = tokio::time::sleep(left) => {}
+                () = self.closing.notified() => {}
+            }
         }
     }
 }
@@ -162,6 +180,8 @@ async fn pump(from: &TcpStream, to: &TcpStream, meter: &Meter<'_>, way: Way) -> 
         if filled == 0 {
             // Half closed: the other way may go on. A receiver that is gone needs no word.
             rustix::net::shutdown(to, Shutdown::Write).ok();
+            meter.half_closed.store(true, Ordering::Relaxed);
+            meter.closing.notify_one();
             return Ok(());
         }
         meter.count(way, filled)?;

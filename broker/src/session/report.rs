@@ -78,7 +78,7 @@ impl SessionReport {
             sections: git(session)
                 .into_iter()
                 .chain(session.brought())
-                .chain(network::report::section(&session.network))
+                .chain(network::report::section(&session.id, &session.network))
                 .collect(),
         }
     }

@@ -1,0 +1,175 @@
+//! The network by name: what the policy lists is reached, by every tool's own way; nothing else is, and the reason is found.
+
+use keyhatch_tests::World;
+use keyhatch_tests::testnet::{TestNet, network_policy};
+
+/// What a session's report says about the network.
+fn network_of(ran: &keyhatch_tests::Finished) -> String {
+    ran.stderr.lines().filter(|line| line.contains("network:")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn an_allowed_host_is_reached_by_connect_by_plain_http_by_socks_and_by_git() {
+    let world = World::new();
+    let net = TestNet::new(&world);
+    let _https = net.serve_https(8443);
+    let _http = net.serve("http", 8080, &[]);
+    world.policy(
+        "web",
+        &network_policy("web", "[network]\nallow = [\"web.example.org:8443\", \"*.example.org:8080\"]"),
+    );
+    let project = world.project("p", "https://h.example/p.git");
+    net.ca_in(&project);
+    let bare = world.upstream("files.git", "sha1");
+    world.git(&project, &["push", "--quiet", &bare.to_string_lossy(), "main"]).ok();
+    world.git(&bare, &["update-server-info"]).ok();
+    world.make_directory("net/files");
+    std::os::unix::fs::symlink(&bare, world.path("net/files/r.git")).expect("a link");
+    let script = "curl -sS --cacert test-ca.crt https://web.example.org:8443/a && \
+                  curl -sS http://files.example.org:8080/b && \
+                  curl -sS --noproxy '' --socks5-hostname 127.0.0.1:8418 http://web.example.org:8080/c && \
+                  curl -sS --proxytunnel http://WEB.example.org:8080/d && \
+                  git -c http.sslCAInfo=test-ca.crt clone -q https://web.example.org:8443/files/r.git /tmp/r && cat /tmp/r/README";
+    let ran = net.run(&project, "web", script).ok();
+    for expected in [
+        "hello from https 8443, asked for web.example.org:8443",
+        "hello from http 8080, asked for files.example.org:8080",
+        "hello from http 8080, asked for web.example.org:8080",
+        "hello\n",
+    ] {
+        assert!(ran.stdout.contains(expected), "{expected}: {ran:?}");
+    }
+    let events = world.events();
+    assert_eq!(events.iter().filter(|event| *event == "network-allowed").count(), 3, "{events:?}");
+    let audit = world.audit();
+    let sums = audit.iter().find(|record| record["event"] == "network-summary").expect("sums are recorded");
+    assert_eq!(sums["destinations"]["web.example.org:8080"]["connected"], 2, "{sums}");
+    assert!(sums["destinations"]["web.example.org:8443"]["received"].as_u64() > Some(100), "{sums}");
+    world.keyhatch(&["audit", "verify"]).ok();
+}
+
+#[test]
+fn what_is_not_listed_is_refused_with_the_line_that_would_allow_it() {
+    let world = World::new();
+    let net = TestNet::new(&world);
+    let _http = net.serve("http", 8080, &[]);
+    let _other = net.serve("http", 8081, &[]);
+    world.policy("web", &network_policy("web", "[network]\nallow = [\"web.example.org:8080\"]"));
+    let project = world.project("p", "https://h.example/p.git");
+    let script = "curl -sS http://files.example.org:8080/; curl -sS -o /dev/null -w '%{http_code}\\n' http://web.example.org:8081/; \
+                  curl -sS --proxytunnel http://files.example.org:8080/; echo code $?; \
+                  curl -sS --noproxy '' --socks5-hostname 127.0.0.1:8418 http://files.example.org:8080/; echo code $?";
+    let ran = net.run(&project, "web", script);
+    assert!(
+        ran.stdout.contains("files.example.org:8080: it is not in the policy's [network] allow list"),
+        "{ran:?}"
+    );
+    let line = "[network] allow = [\"web.example.org:8080\", \"files.example.org:8080\"]";
+    assert!(ran.stdout.contains(line), "{ran:?}");
+    assert!(
+        ran.stdout.contains("403\n") && ran.stdout.contains("code 56") && ran.stdout.contains("code 97"),
+        "{ran:?}"
+    );
+    let report = network_of(&ran);
+    assert!(report.contains("files.example.org:8080, 3 times (by curl -sS"), "{report}");
+    assert!(report.contains("web.example.org:8081, once") && report.contains(line), "{report}");
+    assert_eq!(net.arrived(), Vec::<String>::new());
+    // Said again on demand, whole, and as data.
+    let session = world.audit()[0]["session"].as_str().expect("a session").to_owned();
+    let shown = world.keyhatch(&["session", "show", &session, "--network"]).ok();
+    assert!(shown.stdout.contains("files.example.org:8080, 3 times (by curl"), "{shown:?}");
+    let json: serde_json::Value =
+        serde_json::from_str(&world.keyhatch(&["session", "show", &session, "--json"]).ok().stdout)
+            .expect("JSON");
+    let section = json["sections"].as_array().expect("sections").iter().find(|s| s["name"] == "network");
+    let counted = &section.expect("a section")["data"]["destinations"]["files.example.org:8080"];
+    assert_eq!(counted["refused"], 3, "{json}");
+    assert!(world.events().contains(&"network-refused".to_owned()));
+}
+
+#[test]
+fn an_empty_list_and_no_list_allow_nothing() {
+    let world = World::new();
+    let net = TestNet::new(&world);
+    let _http = net.serve("http", 8080, &[]);
+    world.policy("empty", &network_policy("empty", "[network]\nmode = \"allow\"\nallow = []"));
+    world.policy("none", &network_policy("none", "network = \"none\""));
+    let project = world.project("p", "https://h.example/p.git");
+    let script = "env | grep -ci proxy; curl -sS -m 5 http://web.example.org:8080/; \
+                  curl -sS -m 5 --noproxy '*' http://203.0.113.10:8080/; curl -sS -m 5 --proxy http://127.0.0.1:8418 http://web.example.org:8080/";
+    let empty = net.run(&project, "empty", script);
+    assert!(empty.stdout.contains("it is not in the policy's [network] allow list"), "{empty:?}");
+    let none = net.run(&project, "none", script);
+    assert!(none.stdout.starts_with("0\n"), "{none:?}");
+    assert!(none.stderr.contains("Could not resolve host: web.example.org"), "{none:?}");
+    assert!(none.stderr.contains("Failed to connect to 127.0.0.1 port 8418"), "{none:?}");
+    assert!(network_of(&none).contains("web.example.org, "), "{none:?}");
+    assert!(network_of(&none).contains("the policy opens no network"), "{none:?}");
+    assert_eq!(net.arrived(), Vec::<String>::new());
+}
+
+#[test]
+fn a_tool_that_knows_no_proxy_fails_at_once_and_the_report_says_why() {
+    let world = World::new();
+    let net = TestNet::new(&world);
+    let _http = net.serve("http", 8080, &[]);
+    world.policy("web", &network_policy("web", "[network]\nallow = [\"web.example.org:8080\"]"));
+    let project = world.project("p", "https://h.example/p.git");
+    let tool = ways_out(&world, &project);
+    // Ten seconds is what a resolver without an answer takes; `timeout` would end the tool with 124.
+    let script = format!(
+        "timeout 4 getent hosts nowhere.example.org; echo getent $?; timeout 4 {tool} 203.0.113.10 8080 2001:db8:1::10 web.example.org; \
+         echo tool $?; timeout 4 curl -sS --noproxy '*' https://api.example.net/; echo curl $?"
+    );
+    let ran = net.run(&project, "web", &script);
+    for expected in
+        ["getent 2", "tool 0", "curl 6", "name: Name or service not known", "tcp: Network is unreachable"]
+    {
+        assert!(ran.stdout.contains(expected), "{expected}: {ran:?}");
+    }
+    let report = network_of(&ran);
+    assert!(report.contains("api.example.net, ") && report.contains("curl -sS --noproxy"), "{report}");
+    assert!(report.contains("[network] allow = [\"api.example.net:443\"]"), "{report}");
+    // The name is allowed: the cause is the tool, and no line would help.
+    let own = report.lines().find(|line| line.contains(" web.example.org, ")).expect("it is named");
+    assert!(
+        own.contains("instead of the proxy") && own.contains("ways_out") && !own.contains("allow = "),
+        "{own}"
+    );
+    assert_eq!(net.arrived(), Vec::<String>::new(), "nothing got out, and nothing was asked of a resolver");
+}
+
+/// Compiles the program that tries every way out, static, into the project.
+pub fn ways_out(world: &World, project: &std::path::Path) -> String {
+    let source = world.write("ways_out.c", include_str!("../peers/ways_out.c"));
+    let program = project.join("ways_out");
+    let mut compiler = world.command("cc");
+    compiler.args(["-static", "-w", "-o"]).arg(&program).arg(source);
+    world.spawn(compiler).finish().ok();
+    program.display().to_string()
+}
+
+#[test]
+fn limits_on_bytes_and_connections_end_what_goes_beyond() {
+    let world = World::new();
+    let net = TestNet::new(&world);
+    let _http = net.serve("http", 8080, &[]);
+    let _echo = net.serve("echo", 9000, &[]);
+    let section = "[network]\nallow = [\"web.example.org:8080\", \"web.example.org:9000\"]\n\
+                   limits = { connections = 2, received = \"1MiB\", idle = \"1h\" }";
+    world.policy("small", &network_policy("small", section));
+    let project = world.project("p", "https://h.example/p.git");
+    let script = "hold() { printf 'CONNECT web.example.org:9000 HTTP/1.1\\r\\n\\r\\n' >&$1; read -r -u $1 line; echo \"$line\"; }; \
+                  status() { curl -s -m 20 --proxytunnel http://web.example.org:8080/ -o /dev/null -w '%{http_connect}\\n'; }; \
+                  exec 3<>/dev/tcp/127.0.0.1/8418 4<>/dev/tcp/127.0.0.1/8418; hold 3; hold 4; status; exec 3>&- 4>&-; \
+                  for n in $(seq 100); do test $(status) = 200 && break; sleep 0.1; done; echo again $(status); \
+                  curl -s --proxytunnel 'http://web.example.org:8080/big?bytes=3000000' -o /dev/null; echo big $?; status";
+    let ran = net.run(&project, "small", script);
+    assert!(ran.stdout.contains("200 OK\r\nHTTP/1.1 200 OK\r\n503\nagain 200\n"), "{ran:?}");
+    assert!(!ran.stdout.contains("big 0") && ran.stdout.ends_with("503\n"), "{ran:?}");
+    let report = network_of(&ran);
+    assert!(
+        report.contains("used up its bytes received") && report.contains("[network.limits] received"),
+        "{report}"
+    );
+}
