@@ -177,6 +177,9 @@ async fn open_session(
         broker.end(&id, Vec::new()).await;
         return Some(failed(&chain(&error), "check that the runtime directory's path is short"));
     }
+    if let Some(on_host) = furniture.on_host {
+        front::listen_on_host(broker, &session, on_host);
+    }
     if let Err(error) = network::publish(&session) {
         broker.end(&id, Vec::new()).await;
         return Some(failed(

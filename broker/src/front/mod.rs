@@ -6,6 +6,7 @@
 mod advertisement;
 mod facts;
 mod fetch;
+mod on_host;
 mod push;
 mod report;
 mod spool;
@@ -34,6 +35,8 @@ use crate::network;
 use crate::session::Session;
 use crate::upstream::Service;
 
+pub use on_host::OnHost;
+
 /// How long a client may take to send its headers: git sends them in one write.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Most header bytes of a request; git's are under 1 KiB.
@@ -52,6 +55,14 @@ pub struct ListenError {
 struct Front {
     broker: Arc<Broker>,
     session: Arc<Session>,
+    /// What every path must start with, where the listener does not say whose a request is.
+    word: Option<Arc<str>>,
+}
+
+impl Front {
+    fn of(broker: &Arc<Broker>, session: &Arc<Session>) -> Self {
+        Self { broker: broker.clone(), session: session.clone(), word: None }
+    }
 }
 
 /// Serves a session on `http.sock` in its directory.
@@ -60,8 +71,7 @@ struct Front {
 /// When the socket cannot be bound.
 pub fn listen_on_socket(broker: &Arc<Broker>, session: &Arc<Session>) -> Result<(), ListenError> {
     let listener = UnixListener::bind(session.sockets().join("http.sock"))?;
-    let front = Front { broker: broker.clone(), session: session.clone() };
-    tokio::spawn(accept_until_closed(front, Listener::Unix(listener)));
+    tokio::spawn(accept_until_closed(Front::of(broker, session), Listener::Unix(listener)));
     Ok(())
 }
 
@@ -75,9 +85,14 @@ pub fn listen_on_loopback(
     descriptor: OwnedFd,
 ) -> Result<(), ListenError> {
     let listener = network::listener(descriptor)?;
-    let front = Front { broker: broker.clone(), session: session.clone() };
-    tokio::spawn(accept_until_closed(front, Listener::Tcp(listener)));
+    tokio::spawn(accept_until_closed(Front::of(broker, session), Listener::Tcp(listener)));
     Ok(())
+}
+
+/// Serves a session that has the host's network, on the host's loopback.
+pub fn listen_on_host(broker: &Arc<Broker>, session: &Arc<Session>, OnHost { listener, word, .. }: OnHost) {
+    let front = Front { word: Some(word.into()), ..Front::of(broker, session) };
+    tokio::spawn(accept_until_closed(front, Listener::OnHost(listener)));
 }
 
 /// One connection of either kind.
@@ -87,6 +102,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
 enum Listener {
     Unix(UnixListener),
     Tcp(TcpListener),
+    /// On the host's loopback: other users' connections are closed.
+    OnHost(TcpListener),
 }
 
 impl Listener {
@@ -98,6 +115,13 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok(Box::new(stream))
             }
+            Self::OnHost(listener) => loop {
+                let (stream, from) = listener.accept().await?;
+                if on_host::is_ours(from) {
+                    stream.set_nodelay(true)?;
+                    return Ok(Box::new(stream));
+                }
+            },
         }
     }
 }
@@ -140,6 +164,13 @@ async fn serve(front: Front, stream: Box<dyn Connection>, permit: OwnedSemaphore
 /// One request: the path says which remote and which service.
 async fn route(State(front): State<Front>, request: Request) -> Response {
     let path = request.uri().path().trim_start_matches('/').to_owned();
+    let path = match &front.word {
+        None => path,
+        Some(word) => match path.strip_prefix(&**word).and_then(|rest| rest.strip_prefix('/')) {
+            Some(rest) => rest.to_owned(),
+            None => return refuse("this address is another session's"),
+        },
+    };
     let query = request.uri().query().unwrap_or_default().to_owned();
     let (remote, endpoint) = match split(&path) {
         Some(parts) => parts,

@@ -7,8 +7,6 @@ use std::fmt::Write as _;
 
 use keyhatch_policies::{Policy, Project, brokered};
 
-use super::FRONT_END_PORT;
-
 /// One `key = value` of a git configuration, as `git config --list -z` prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
@@ -117,15 +115,15 @@ pub fn is_harmless_preference(setting: &Setting) -> bool {
     KEYS.contains(&setting.key.as_str()) || alias
 }
 
-/// The system configuration inside: the front end for every brokered authority, and the user's harmless preferences.
+/// The system configuration inside: the front end, by its address, for every brokered authority, and the user's harmless preferences.
 #[must_use]
-pub fn inside(policy: &Policy, project: &Project, preferences: &[Setting]) -> String {
+pub fn inside(policy: &Policy, project: &Project, preferences: &[Setting], front_end: &str) -> String {
     let mut settings = preferences.to_vec();
     let mut set = |key: String, value: &str| settings.push(Setting { key, value: value.to_owned() });
     let rewrites: BTreeSet<(String, String)> =
         brokered(policy, project).iter().map(keyhatch_protocol::Remote::rewrites).collect();
     for (prefix, path) in rewrites {
-        set(format!("url.http://127.0.0.1:{FRONT_END_PORT}/{path}.insteadof"), &prefix);
+        set(format!("url.{front_end}/{path}.insteadof"), &prefix);
     }
     // An ssh server is asked in protocol v2: v0 is a dialogue, which does not map onto stateless HTTP.
     set("protocol.version".into(), "2");

@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::approval::seconds;
 use crate::credential::ProjectSecrets;
+use crate::front::OnHost;
 use crate::inspect::Limits;
 use crate::network::{SessionNetwork, plan};
 use crate::paths::{Paths, PathsError, make_private};
@@ -111,6 +112,8 @@ pub struct Furniture {
     pub network: NetworkInside,
     /// Variables that lead tools to the proxy and to registries.
     pub env: BTreeMap<String, String>,
+    /// The front end of a session with the host's network, not served yet.
+    pub on_host: Option<OnHost>,
 }
 
 impl Session {
@@ -250,13 +253,18 @@ pub async fn open(
         None
     };
     mounts.push(Mount { source: sockets.clone(), target: SOCKETS_INSIDE.into(), read_only: false });
-    let inside = git_config::inside(&policy, &project, &[git.preferences, signs.settings].concat());
+    let on_host = OnHost::open(policy.network()).await.map_err(OpenError::Write)?;
+    let own_loopback = format!("http://127.0.0.1:{FRONT_END_PORT}");
+    let front_end = on_host.as_ref().map_or(own_loopback.as_str(), OnHost::base);
+    let preferences = [git.preferences, signs.settings].concat();
+    let inside = git_config::inside(&policy, &project, &preferences, front_end);
     let mut furniture = Furniture {
         mounts,
         files: vec![FileInside { path: "/etc/gitconfig".into(), content: inside }],
         notes: git.notes.clone(),
         network: plan::inside(policy.network()),
         env: plan::environment(policy.network()),
+        on_host,
     };
     furniture.files.extend(signs.files);
     furniture.notes.extend(signs.notes);
