@@ -1,1 +1,172 @@
-//! x
+//! Real tools against what they are really configured to use, and a real agent against a stand-in for its model.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use keyhatch_tests::World;
+use keyhatch_tests::testnet::{TestNet, network_policy};
+
+/// Variables and files that say which registries the person who runs the tests uses: mirrors are theirs, not ours.
+const VARIABLES: &[&str] = &[
+    "CARGO_HTTP_CAINFO",
+    "GOPROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "NPM_CONFIG_REGISTRY",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_INDEX_URL",
+    "https_proxy",
+    "no_proxy",
+    "npm_config_registry",
+];
+const FILES: &[&str] = &[".npmrc", ".config/pip/pip.conf", ".pip/pip.conf", ".cargo/config.toml"];
+
+/// Gives the test's user the registries of whoever runs the tests.
+fn with_own_registries(world: &World, command: &mut Command) {
+    command.envs(VARIABLES.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))));
+    let home = std::env::var_os("HOME").map(PathBuf::from).expect("whoever runs the tests has a home");
+    for file in FILES {
+        let Ok(text) = std::fs::read_to_string(home.join(file)) else { continue };
+        if let Some(parent) =
+            Path::new(file).parent().and_then(Path::to_str).filter(|parent| !parent.is_empty())
+        {
+            world.make_directory(&format!("home/{parent}"));
+        }
+        world.write_mode(&format!("home/{file}"), &text, 0o600);
+    }
+}
+
+/// The Rust toolchain of this build, where the test's user can read it: the build's own may be root's alone.
+fn toolchain(project: &Path) -> PathBuf {
+    let found = Command::new("rustc").args(["--print", "sysroot"]).output().expect("rustc runs");
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&found.stdout).trim());
+    let copy = project.join(".toolchain");
+    for part in ["bin", "lib"] {
+        std::fs::create_dir_all(copy.join(part)).expect("a directory");
+        for entry in std::fs::read_dir(sysroot.join(part)).expect("a toolchain").filter_map(Result::ok) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let wanted = part == "lib" || name == "cargo" || name == "rustc";
+            if wanted && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                std::fs::copy(entry.path(), copy.join(part).join(&name)).expect("it can be copied");
+            }
+        }
+    }
+    copy
+}
+
+#[test]
+fn npm_pip_and_cargo_fetch_from_the_users_own_registries_and_reach_nothing_else() {
+    for (program, package) in [("/usr/bin/npm", "npm"), ("/usr/bin/pip3", "python3-pip")] {
+        assert!(Path::new(program).exists(), "{package} is missing: run ./test.sh, which installs it");
+    }
+    let world = World::new();
+    let policy = network_policy("build", "[network]\nregistries = [\"npm\", \"pip\", \"cargo\", \"go\"]");
+    world.policy("build", &policy);
+    let project = world.project("p", "https://h.example/p.git");
+    let rust = toolchain(&project);
+    world.write("p/Cargo.toml", "[package]\nname = \"p\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[dependencies]\nitoa = \"1\"\n[lib]\npath = \"lib.rs\"\n");
+    world.write("p/lib.rs", "");
+    let script = "npm install --no-audit --no-fund --no-update-notifier is-number@7.0.0 && ls node_modules; \
+                  pip3 install --disable-pip-version-check --target py six==1.16.0 && ls py; \
+                  cargo fetch; echo cargo $?; ls /tmp /nonexistent 2>/dev/null; \
+                  curl -sS https://elsewhere.example.org/";
+    let run = || {
+        let mut command = world.command(world.path("bin/keyhatch"));
+        command.current_dir(&project).args(["run", "--policy", "build", "--", "bash", "-c"]);
+        command.arg(format!("export PATH=$PATH:{}/bin; {script}", rust.display()));
+        let outside =
+            format!("{}:/usr/local/bin:/usr/bin:/bin:{}/bin", world.path("bin").display(), rust.display());
+        command.env("PATH", outside);
+        with_own_registries(&world, &mut command);
+        world.spawn(command).finish()
+    };
+    let ran = run();
+    assert!(ran.stdout.contains("is-number") && ran.stdout.contains("six.py"), "{ran:?}");
+    assert!(ran.stdout.contains("cargo 0"), "{ran:?}");
+    assert!(ran.stderr.contains("elsewhere.example.org:443, once (by curl"), "{ran:?}");
+    assert!(ran.stderr.contains("[network] allow = [\"elsewhere.example.org:443\"]"), "{ran:?}");
+    // Every host that was reached is one that a tool named.
+    let audit = world.audit();
+    let reached = audit.iter().filter(|record| record["event"] == "network-allowed");
+    let reached: Vec<&str> = reached.filter_map(|record| record["destination"].as_str()).collect();
+    assert!(!reached.is_empty(), "{audit:?}");
+    let kept = world.home().join(".local/state/keyhatch/registries");
+    let told: String = ["npm", "pip", "cargo"]
+        .iter()
+        .map(|tool| std::fs::read_to_string(kept.join(format!("{tool}.json"))).expect("the answer is kept"))
+        .collect();
+    for host in reached {
+        assert!(told.contains(&format!("\"{host}\"")), "{host}: {told}");
+    }
+}
+
+/// The agent, from the registry, into the tree's own target directory.
+fn agent(world: &World) -> PathBuf {
+    const PACKAGE: &str = "@anthropic-ai/claude-code@2.1.197";
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/agents");
+    let program = directory.join("node_modules/@anthropic-ai/claude-code");
+    if !program.join("package.json").exists() {
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let mut npm = Command::new("npm");
+        npm.current_dir(&directory).args(["install", "--no-audit", "--no-fund", "--prefix", ".", PACKAGE]);
+        let installed = npm.output().expect("npm runs");
+        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+    }
+    // Where the test's user can read it.
+    let copy = world.path("agent");
+    let mut cp = Command::new("cp");
+    let copied = cp.args(["-r", "--reflink=auto"]).arg(directory.join("node_modules")).arg(&copy).status();
+    assert!(copied.expect("cp runs").success());
+    copy
+}
+
+#[test]
+fn a_real_agent_says_its_version_and_that_it_cannot_reach_its_model_and_talks_to_a_model_that_is_allowed() {
+    let world = World::new();
+    let net = TestNet::new(&world);
+    let _model = net.serve_https(8443);
+    net.name("model.example.org", keyhatch_tests::testnet::SERVER);
+    let project = world.project("p", "https://h.example/p.git");
+    let agent = agent(&world);
+    std::fs::rename(&agent, project.join(".agent")).expect("it is moved");
+    let ca = net.ca_in(&project);
+    world.policy("none", &network_policy("none", "network = \"none\""));
+    let section = "[network]\nallow = [{ to = \"model.example.org:8443\", reason = \"the model\" }]";
+    world.policy("model", &network_policy("model", section));
+    let bin = project.join(".agent/.bin/claude");
+    let script = |ask: &str| {
+        format!(
+            "export ANTHROPIC_API_KEY=sk-ant-session NODE_EXTRA_CA_CERTS={ca} DISABLE_AUTOUPDATER=1 \
+             CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 ANTHROPIC_BASE_URL=https://model.example.org:8443; \
+             {bin} --version; {ask}",
+            ca = ca.display(),
+            bin = bin.display()
+        )
+    };
+    let ask = format!("timeout 60 {} -p 'say hello' < /dev/null 2>&1; echo agent $?", bin.display());
+    let without = net.run(&project, "none", &script(&format!("export CLAUDE_CODE_MAX_RETRIES=0; {ask}")));
+    assert!(without.stdout.contains("2.1.197"), "{without:?}");
+    assert!(!without.stdout.contains("agent 0"), "{without:?}");
+    assert!(
+        without.stderr.contains("model.example.org, ") && without.stderr.contains("opens no network"),
+        "{without:?}"
+    );
+    let with = net.run(&project, "model", &script(&ask));
+    assert!(with.stdout.contains("hello from the stand-in model"), "{with:?}\n{:?}", net.arrived());
+    assert!(net.arrived().iter().any(|line| line.contains("POST /v1/messages")), "{:?}", net.arrived());
+}
+
+#[test]
+fn a_streaming_answer_arrives_in_pieces_through_a_tunnel() {
+    let world = World::new();
+    let net = TestNet::new(&world);
+    let _model = net.serve_https(8443);
+    net.name("model.example.org", keyhatch_tests::testnet::SERVER);
+    let project = world.project("p", "https://h.example/p.git");
+    net.ca_in(&project);
+    world.policy("model", &network_policy("model", "[network]\nallow = [\"model.example.org:8443\"]"));
+    let script = "curl -sSN --cacert test-ca.crt -X POST -d '{}' https://model.example.org:8443/v1/messages";
+    let ran = net.run(&project, "model", script).ok();
+    let pieces = ran.stdout.matches("event: content_block_delta").count();
+    assert_eq!((pieces, ran.stdout.contains("event: message_stop")), (3, true), "{ran:?}");
+}

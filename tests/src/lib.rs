@@ -10,11 +10,8 @@ pub mod measure;
 mod ports;
 pub mod raw;
 mod sshd;
-<<<<<<< HEAD
-mod twins;
-=======
 pub mod testnet;
->>>>>>> f66635d (Try the network from inside: by name, around the name, and back to the host)
+mod twins;
 mod user;
 mod world;
 
