@@ -5,10 +5,12 @@
 
 use std::collections::HashSet;
 
-use keyhatch_protocol::{ObjectFormat, ObjectId, RefName, RefUpdate, RefUpdateError};
+use keyhatch_protocol::signable::{PushCertificate, SignedObject, split_tag};
+use keyhatch_protocol::{ObjectFormat, ObjectId, RefName, RefUpdate, RefUpdateError, Remote};
 use thiserror::Error;
 
 use crate::pktline::{Packet, Packets, PktLineError};
+use crate::signer::digest;
 
 /// Most bytes before the pack: 10,000 commands with long names fit.
 pub const MAX_HEAD_BYTES: usize = 4 * 1024 * 1024;
@@ -51,8 +53,8 @@ pub enum ClaimError {
     /// Object names of two formats, or of another than was announced.
     #[error("object names of mixed formats")]
     Format,
-    /// A signed push.
-    #[error("signed pushes are not supported yet")]
+    /// A push certificate that is none, is not signed, or stands beside other commands.
+    #[error("malformed push certificate")]
     Certificate,
     /// A cap was passed.
     #[error("too many commands, options or bytes before the pack")]
@@ -78,8 +80,39 @@ pub struct PushClaim {
     pub report_status: bool,
     /// The hash of the object names.
     pub object_format: ObjectFormat,
+    /// The certificate of `git push --signed`: its commands are the push's.
+    pub certificate: Option<Certificate>,
     /// Where the pack starts; none when every command is a delete.
     pub pack_offset: Option<u64>,
+}
+
+/// A push certificate with its signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// What it promises.
+    pub promise: PushCertificate,
+    /// SHA-256 of the promise's bytes, and of the signature's.
+    pub digests: (String, String),
+}
+
+impl Certificate {
+    fn parse(bytes: &[u8]) -> Result<Self, ClaimError> {
+        let SignedObject { covered, signature, .. } = split_tag(bytes).ok_or(ClaimError::Certificate)?;
+        let promise = PushCertificate::parse(&covered).map_err(|_| ClaimError::Certificate)?;
+        Ok(Self { promise, digests: (digest(&covered), digest(&signature)) })
+    }
+
+    /// Whether it is for this remote, as the session's git calls it: its front end's address, or its own.
+    #[must_use]
+    pub fn is_for(&self, remote: &Remote) -> bool {
+        let Some(pushee) = &self.promise.pushee else { return true };
+        let by_front_end = pushee.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.split_once('/'));
+        let named = match by_front_end {
+            Some((_, path)) => Remote::from_front_end(path),
+            None => Remote::parse(pushee),
+        };
+        named.is_ok_and(|named| named.same_repository(remote))
+    }
 }
 
 /// Parses the head of a push. `Ok(None)` means that more bytes are needed.
@@ -97,6 +130,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<PushClaim>, ClaimError> {
             Some(Packet::Delimiter | Packet::ResponseEnd) => return Err(ClaimError::PktLine),
         }
     }
+    commands.end_of_certificate()?;
     let object_format = commands.object_format()?;
     let mut push_options = Vec::new();
     if commands.has("push-options") {
@@ -112,11 +146,16 @@ pub fn parse(bytes: &[u8]) -> Result<Option<PushClaim>, ClaimError> {
             }
         }
     }
+    // A server compares them too: what was promised is what is sent.
+    if commands.certificate.as_ref().is_some_and(|one| one.promise.push_options != push_options) {
+        return Err(ClaimError::Certificate);
+    }
     let only_deletes = commands.updates.iter().all(|update| update.new.is_zero());
     Ok(Some(PushClaim {
         side_band: commands.has("side-band-64k"),
         report_status: commands.has("report-status") || commands.has("report-status-v2"),
         updates: commands.updates,
+        certificate: commands.certificate,
         push_options,
         object_format,
         pack_offset: (!only_deletes).then_some(packets.read() as u64),
@@ -143,11 +182,31 @@ struct Commands {
     updates: Vec<RefUpdate>,
     names: HashSet<RefName>,
     capabilities: Option<Vec<String>>,
+    /// The lines of a certificate that has begun and not ended.
+    open: Option<Vec<u8>>,
+    certificate: Option<Certificate>,
 }
 
 impl Commands {
     fn line(&mut self, line: &[u8]) -> Result<(), ClaimError> {
-        if line.starts_with(b"push-cert") {
+        if let Some(mut open) = self.open.take() {
+            if line == b"push-cert-end\n" {
+                return self.certified(&open);
+            }
+            open.extend_from_slice(line);
+            self.open = Some(open);
+            return Ok(());
+        }
+        if let Some(capabilities_after) = line.strip_prefix(b"push-cert\0") {
+            // The certificate stands for all commands: none may come before it.
+            if self.capabilities.is_some() {
+                return Err(ClaimError::Certificate);
+            }
+            self.capabilities = Some(capabilities(capabilities_after)?);
+            self.open = Some(Vec::new());
+            return Ok(());
+        }
+        if self.certificate.is_some() {
             return Err(ClaimError::Certificate);
         }
         if self.updates.is_empty() && self.capabilities.is_none() && line.starts_with(b"shallow ") {
@@ -170,6 +229,18 @@ impl Commands {
         }
         self.updates.push(update);
         if self.updates.len() > MAX_COMMANDS { Err(ClaimError::TooMuch) } else { Ok(()) }
+    }
+
+    fn certified(&mut self, bytes: &[u8]) -> Result<(), ClaimError> {
+        let certificate = Certificate::parse(bytes)?;
+        // Unique refs and one object format are what a certificate's own parser demands.
+        self.updates.clone_from(&certificate.promise.updates);
+        self.certificate = Some(certificate);
+        Ok(())
+    }
+
+    fn end_of_certificate(&self) -> Result<(), ClaimError> {
+        if self.open.is_some() { Err(ClaimError::Certificate) } else { Ok(()) }
     }
 
     fn has(&self, name: &str) -> bool {
@@ -255,9 +326,37 @@ mod tests {
         assert_eq!(one(format!("{Z} {A} refs/heads/a..b\0")), Err(ClaimError::RefName));
         assert_eq!(one(format!("{Z} {A} refs/heads/m\0teleport")), Err(ClaimError::Capability));
         assert_eq!(one(format!("{Z} {A} refs/heads/m\0object-format=sha256")), Err(ClaimError::Format));
-        assert_eq!(one("push-cert\0x".into()), Err(ClaimError::Certificate));
+        assert_eq!(one("push-cert\0report-status".into()), Err(ClaimError::Certificate));
         let twice = [format!("{Z} {A} refs/heads/m\0"), format!("{Z} {A} refs/heads/m")];
         assert_eq!(parse(&push(&twice, b"")), Err(ClaimError::Duplicate));
         assert_eq!(parse(b""), Ok(None));
+    }
+
+    fn certified(certificate: &str, options: &str) -> Result<Option<PushClaim>, ClaimError> {
+        let lines: Vec<String> = ["push-cert\0report-status push-options".to_owned()]
+            .into_iter()
+            .chain(certificate.split_inclusive('\n').map(str::to_owned))
+            .chain(["push-cert-end\n".to_owned()])
+            .collect();
+        parse(&push(&lines, format!("{options}0000PACK").as_bytes()))
+    }
+
+    #[test]
+    fn a_certificates_commands_are_the_pushs_and_nothing_stands_beside_it() {
+        let certificate = format!(
+            "certificate version 0.1\npusher SHA256:x 1 +0000\npushee http://127.0.0.1:8417/https/h/r.git\n\
+             nonce 1-x\npush-option ci.skip\n\n{Z} {A} refs/heads/main\n-----BEGIN SSH SIGNATURE-----\nabc\n"
+        );
+        let option = String::from_utf8(pkt("ci.skip")).expect("text");
+        let claim = certified(&certificate, &option).expect("legal").expect("whole");
+        assert_eq!(claim.updates[0].ref_name.as_str(), "refs/heads/main");
+        let found = claim.certificate.expect("a certificate");
+        assert!(found.is_for(&Remote::parse("https://h/r").expect("a remote")));
+        assert!(!found.is_for(&Remote::parse("https://h/other").expect("a remote")));
+        assert_eq!(certified(&certificate, ""), Err(ClaimError::Certificate), "options differ");
+        let unsigned = certificate.replace("-----BEGIN SSH SIGNATURE-----\nabc\n", "");
+        assert_eq!(certified(&unsigned, &option), Err(ClaimError::Certificate));
+        let beside = [format!("{Z} {A} refs/heads/x\0report-status"), "push-cert\0".to_owned()];
+        assert_eq!(parse(&push(&beside, b"")), Err(ClaimError::Certificate));
     }
 }

@@ -78,7 +78,7 @@ pub fn request(request: &RequestView) -> String {
     }
     say("  --- from here on, text that the session wrote ---".to_owned());
     for commit in request.commits.iter().take(LISTED) {
-        let signed = if commit.signed { " (signed)" } else { "" };
+        let signed = sign::of_commit(commit);
         let who = format!("{} <{}>", commit.author.name, commit.author.email);
         say(format!(
             "  commit      {} {}{signed}  {}",

@@ -189,7 +189,10 @@ fn unlisted(facts: &SignFacts) -> Reason {
     let kind = facts.kind.word().replace('-', " ");
     let who = facts.speaker.as_ref().map_or_else(
         || "its key's holder".to_owned(),
-        |who| who.email.chars().map(plain).take(100).collect::<String>(),
+        |who| {
+            let known = if who.email.is_empty() { &who.name } else { &who.email };
+            known.chars().map(plain).take(100).collect::<String>()
+        },
     );
     Reason {
         rule: None,

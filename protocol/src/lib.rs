@@ -26,4 +26,4 @@ pub use push::{
 };
 pub use refname::RefName;
 pub use remote::{Host, Remote, RemoteError, Scheme};
-pub use signature::{SignFacts, SignableKind, SignatureFact, SignatureFormat};
+pub use signature::{CommitSignature, SignFacts, SignableKind, SignatureFact, SignatureFormat};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use thiserror::Error;
 
-use crate::{ObjectFormat, ObjectId, RefName};
+use crate::{CommitSignature, ObjectFormat, ObjectId, RefName};
 
 /// One command of a push: `old new ref`. A create has a zero `old`, a delete a zero `new`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -116,6 +116,8 @@ pub struct CommitFact {
     pub subject: String,
     /// Whether it carries a signature.
     pub signed: bool,
+    /// Whose signature that is, as far as it is known.
+    pub signature: Option<CommitSignature>,
     /// How many parents it has.
     pub parents: u32,
 }
@@ -164,6 +166,8 @@ pub enum RiskKind {
     Fsck,
     /// A push option: servers act on them.
     PushOption,
+    /// A commit's signature that does not fit the commit.
+    BadSignature,
 }
 
 impl RiskKind {
@@ -184,6 +188,7 @@ impl RiskKind {
             Self::Unknown => "unknown",
             Self::Fsck => "fsck",
             Self::PushOption => "push-option",
+            Self::BadSignature => "bad-signature",
         }
     }
 }

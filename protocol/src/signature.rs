@@ -88,6 +88,18 @@ pub struct SignFacts {
     pub covered: String,
 }
 
+/// The signature that a commit of a push carries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommitSignature {
+    /// SHA-256 of the bytes that it covers, in hexadecimal.
+    pub covered: String,
+    /// SHA-256 of the armoured signature, in hexadecimal.
+    pub digest: String,
+    /// What is known of it.
+    pub fact: SignatureFact,
+}
+
 /// What is known of a signature that a push carries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case", deny_unknown_fields)]

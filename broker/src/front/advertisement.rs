@@ -7,8 +7,7 @@ use crate::pktline::{self, Packet, Packets};
 /// Most tips that are remembered of one upstream: more refs cost memory and say nothing new.
 const MAX_TIPS: usize = 100_000;
 
-/// Rewrites a receive-pack advertisement: `no-thin` is added, so that the pack is whole, and `push-cert` is taken
-/// out. Returns the bytes and the tips that upstream has.
+/// Rewrites a receive-pack advertisement: `no-thin` is added, so that the pack is whole. Returns the bytes and the tips that upstream has.
 #[must_use]
 pub fn of_receive_pack(bytes: &[u8]) -> (Vec<u8>, Vec<ObjectId>) {
     let mut rewritten = Vec::with_capacity(bytes.len() + 16);
@@ -27,8 +26,8 @@ pub fn of_receive_pack(bytes: &[u8]) -> (Vec<u8>, Vec<ObjectId>) {
         match line.iter().position(|byte| *byte == 0) {
             Some(nul) => {
                 let capabilities = String::from_utf8_lossy(&line[nul + 1..]);
-                let kept = capabilities.split_ascii_whitespace().filter(|c| !c.starts_with("push-cert"));
-                let kept: Vec<&str> = kept.filter(|c| *c != "no-thin").chain(["no-thin"]).collect();
+                let kept = capabilities.split_ascii_whitespace().filter(|c| *c != "no-thin");
+                let kept: Vec<&str> = kept.chain(["no-thin"]).collect();
                 let mut first = line[..=nul].to_vec();
                 first.extend_from_slice(kept.join(" ").as_bytes());
                 first.push(b'\n');
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_thin_is_added_once_and_push_certificates_are_taken_out() {
+    fn no_thin_is_added_once_and_the_nonce_of_a_signed_push_passes() {
         let oid = "a".repeat(40);
         let mut bytes = Vec::new();
         pktline::write(
@@ -94,7 +93,7 @@ mod tests {
         bytes.extend_from_slice(b"0000");
         let (rewritten, tips) = of_receive_pack(&bytes);
         let text = String::from_utf8(rewritten).expect("text");
-        assert!(text.contains("\0report-status no-thin\n"), "{text:?}");
+        assert!(text.contains("\0report-status push-cert=1-x no-thin\n"), "{text:?}");
         assert_eq!(tips.len(), 2);
     }
 

@@ -7,12 +7,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use keyhatch_policies::{CredentialChoice, PushLimits};
-use keyhatch_protocol::{Facts, Remote};
+use keyhatch_protocol::{Facts, Remote, SignatureFact};
 
 use super::Front;
 use super::spool::Spooled;
 use crate::cause::chain;
 use crate::inspect::{self, InspectError, Inspected, Limits, Order, base_packs};
+use crate::signer::MadeSignature;
 use crate::upstream::Upstream;
 
 /// Rounds with upstream: history first, then the files that the diff compares, then what those showed.
@@ -54,20 +55,37 @@ pub(super) async fn of(front: &Front, remote: &Remote, spooled: &Spooled) -> Res
         let Inspected { facts, missing } = inspect::inspect(&order, &spooled.file).await?;
         if missing.is_empty() || round == ROUNDS {
             keep(&base_packs(&order.quarantine), &kept);
-            return Ok(facts);
+            return Ok(with_signatures(front, facts));
         }
         let base = quarantine.path().join(format!("base-{round}.pack"));
         let mut file = File::create_new(&base)?;
         match upstream.fetch_bases(&missing, order.object_format, (&mut file, pack_bytes)).await {
             Ok(true) => order.bases.push(base),
-            Ok(false) => return Ok(facts),
+            Ok(false) => return Ok(with_signatures(front, facts)),
             Err(error) => {
                 tracing::info!(%remote, error = %chain(&error), "upstream did not send what a push builds on");
-                return Ok(facts);
+                return Ok(with_signatures(front, facts));
             }
         }
         round += 1;
     }
+}
+
+/// Says which signatures this broker made, for these very commits.
+fn with_signatures(front: &Front, mut facts: Facts) -> Facts {
+    let signatures = || facts.commits.iter().filter_map(|commit| commit.signature.as_ref());
+    let wanted: Vec<_> = signatures().map(|one| (one.covered.clone(), one.digest.clone())).collect();
+    if wanted.is_empty() {
+        return facts;
+    }
+    let found = front.broker.made.find(&wanted, &front.broker.paths.audit());
+    for signature in facts.commits.iter_mut().filter_map(|commit| commit.signature.as_mut()) {
+        let digests = (signature.covered.clone(), signature.digest.clone());
+        if let Some(MadeSignature { format, key, record }) = found.get(&digests).cloned() {
+            signature.fact = SignatureFact::Ours { format, key, record };
+        }
+    }
+    facts
 }
 
 /// Keeps indexed packs for the next push. Objects are named by their content and checked when they are read, so a pack

@@ -22,7 +22,7 @@ use super::{Front, advertisement, facts, git_protocol, refuse, served};
 use crate::approval::{Approved, Attached, Authority, Decision, Judged, Patience, Submission, admit};
 use crate::broker::{Broker, WITHDRAWN};
 use crate::cause::chain;
-use crate::claim::PushClaim;
+use crate::claim::{Certificate, PushClaim};
 use crate::upstream::{Answer, Service, Upstream, UpstreamError};
 
 /// How often a held client is written to, so that a dead connection is noticed: git's own default is 5 s.
@@ -104,6 +104,10 @@ pub(super) async fn receive_pack(front: Front, remote: Remote, request: Request)
 /// Why refs of a claim are forbidden whatever they would hold: known before the pack is read.
 fn forbidden(front: &Front, remote: &Remote, claim: &PushClaim) -> Option<Vec<(String, String)>> {
     let session = &front.session;
+    if claim.certificate.as_ref().is_some_and(|certificate| !certificate.is_for(remote)) {
+        let why = "keyhatch: the push certificate is for another remote".to_owned();
+        return Some(claim.updates.iter().map(|update| (update.ref_name.to_string(), why.clone())).collect());
+    }
     let reasons: Vec<(String, String)> = claim
         .updates
         .iter()
@@ -260,6 +264,9 @@ impl Push {
     async fn forward(&self, approved: Approved<Operation>, spooled: Spooled) -> Result<(), NotSent> {
         let session = &self.front.session;
         let mut fields = described(&self.remote, &approved, &spooled);
+        if let Some(certificate) = &spooled.claim.certificate {
+            fields.push(("certificate", self.certificate(certificate)));
+        }
         let unrecorded = |error: crate::audit::AuditError| {
             tracing::error!(%error, "a push could not be recorded, so it was not made");
             NotSent::Refused("keyhatch: the audit log cannot be written".into())
@@ -303,6 +310,16 @@ impl Push {
             self.client.send(report::refusal(claim, |_| text.to_owned())).await;
         }
         Ok(())
+    }
+
+    /// Whose promise a signed push makes.
+    fn certificate(&self, certificate: &Certificate) -> Value {
+        let broker = &self.front.broker;
+        let found = broker.made.find(std::slice::from_ref(&certificate.digests), &broker.paths.audit());
+        match found.get(&certificate.digests) {
+            Some(made) => json!({"is": "ours", "key": made.key, "record": made.record}),
+            None => json!({"is": "foreign", "signature": certificate.digests.1}),
+        }
     }
 
     /// One request upstream. A login that is refused was forgotten; the next one is tried once, with the same bytes.

@@ -124,6 +124,7 @@ mod tests {
         PushClaim {
             updates: vec![update("refs/heads/a"), update("refs/heads/b")],
             push_options: Vec::new(),
+            certificate: None,
             side_band,
             report_status: true,
             object_format: ObjectFormat::Sha1,

@@ -1,11 +1,13 @@
 //! What each command does to its ref, and the commits that upstream does not have.
 
 use git2::{Commit, ObjectType, Oid, Repository};
-use keyhatch_protocol::{CommitFact, Identity, RefUpdate, Risk, RiskKind, UpdateFact, UpdateKind};
+use keyhatch_protocol::{
+    CommitFact, CommitSignature, Identity, RefUpdate, Risk, RiskKind, SignatureFact, UpdateFact, UpdateKind,
+};
 
 use super::child::failed;
 use super::quarantine::Quarantine;
-use super::{Missing, Order, Refusal};
+use super::{Missing, Order, Refusal, signatures};
 
 /// Commits that the facts list; the count is whole.
 const LISTED: usize = 1000;
@@ -139,7 +141,12 @@ fn walk(order: &Order, quarantine: &Quarantine, tips: &[Oid], history: &mut Hist
         let oid = oid?;
         history.commit_count += 1;
         if history.commits.len() < LISTED {
-            history.commits.push(fact(&repository.find_commit(oid)?).map_err(Walk::Refused)?);
+            let signature = signatures::of(repository, oid, order.object_format)?;
+            if let Some(SignatureFact::Bad { why }) = signature.as_ref().map(|signature| &signature.fact) {
+                let detail = format!("the signature of {oid}: {why}");
+                history.risks.push(Risk { kind: RiskKind::BadSignature, detail });
+            }
+            history.commits.push(fact(&repository.find_commit(oid)?, signature).map_err(Walk::Refused)?);
             history.new.push(oid);
         }
     }
@@ -149,7 +156,7 @@ fn walk(order: &Order, quarantine: &Quarantine, tips: &[Oid], history: &mut Hist
     Ok(())
 }
 
-fn fact(commit: &Commit<'_>) -> Result<CommitFact, Refusal> {
+fn fact(commit: &Commit<'_>, signature: Option<CommitSignature>) -> Result<CommitFact, Refusal> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned();
     let identity =
         |who: &git2::Signature<'_>| Identity { name: text(who.name_bytes()), email: text(who.email_bytes()) };
@@ -160,8 +167,8 @@ fn fact(commit: &Commit<'_>) -> Result<CommitFact, Refusal> {
         author: identity(&commit.author()),
         committer: identity(&commit.committer()),
         subject: text(commit.summary_bytes().unwrap_or_default()),
-        signed: commit.header_field_bytes("gpgsig").is_ok()
-            || commit.header_field_bytes("gpgsig-sha256").is_ok(),
+        signed: signature.is_some(),
+        signature,
         parents,
     })
 }

@@ -12,6 +12,7 @@ mod missing;
 pub(crate) mod quarantine;
 mod reach;
 mod secrets;
+mod signatures;
 
 use std::fs::File;
 use std::io;

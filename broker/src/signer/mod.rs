@@ -23,7 +23,7 @@ pub use locks::{LockedKey, Locks, UnlockError};
 pub use made::{Made, MadeSignature};
 pub use probe::{generate, test};
 pub use settings::{Inside, links};
-pub use ssh::SshKey;
+pub use ssh::{NAMESPACE, SshKey};
 
 use crate::approval::Approved;
 use crate::broker::Broker;
@@ -222,7 +222,8 @@ impl Signing {
     /// Whom a certificate speaks for that names neither a person nor the key that signs it: nobody that a policy knows.
     fn other_than_key(&self, signable: &Signable, key: &str) -> Option<Identity> {
         let Signable::Certificate(certificate) = signable else { return None };
-        let pusher = certificate.pusher.as_str();
+        // git leaves a space behind a fingerprint (gpg-interface.c, `get_ssh_key_fingerprint`).
+        let pusher = certificate.pusher.trim_end();
         let same = pusher == key || key.ends_with(pusher) && pusher.len() >= 16;
         (!same).then(|| Identity { name: pusher.to_owned(), email: String::new() })
     }

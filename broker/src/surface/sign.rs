@@ -1,7 +1,7 @@
 //! A signature that waits for a decision, as surfaces show it.
 
 use keyhatch_protocol::text::shown;
-use keyhatch_protocol::{Identity, SignFacts};
+use keyhatch_protocol::{CommitFact, Identity, SignFacts, SignatureFact};
 
 use crate::approval::{BATCH_HOLDS, BATCH_LASTS};
 use crate::control::RequestView;
@@ -51,6 +51,21 @@ pub(super) fn request(request: &RequestView, facts: &SignFacts) -> String {
         say(format!("  tree        {}", tree.short()));
     }
     text
+}
+
+/// Whose signature a commit carries.
+pub(super) fn of_commit(commit: &CommitFact) -> String {
+    let Some(signature) = &commit.signature else { return String::new() };
+    match &signature.fact {
+        SignatureFact::Ours { key, record, .. } => {
+            format!(" (signed here with {}, audit record {record})", shown(key))
+        }
+        SignatureFact::Foreign { key: Some(key), .. } => format!(" (signed elsewhere with {})", shown(key)),
+        SignatureFact::Foreign { format, key: None } => {
+            format!(" (signed elsewhere, {}, not checked)", format.map_or("unknown", |format| format.word()))
+        }
+        SignatureFact::Bad { why } => format!(" (BAD SIGNATURE: {})", shown(why)),
+    }
 }
 
 fn person(who: &Identity) -> String {

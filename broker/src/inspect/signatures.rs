@@ -1,0 +1,54 @@
+//! Whose signature a commit carries, as far as it can be known without a secret: in the confined child.
+//!
+//! An ssh signature carries its key, and is verified with it. An OpenPGP or X.509 one is named by its digest only: the
+//! broker knows those that it made.
+
+use git2::{Oid, Repository};
+use keyhatch_protocol::signable::{SignedObject, split_commit};
+use keyhatch_protocol::{CommitSignature, ObjectFormat, SignatureFact, SignatureFormat};
+use ssh_key::{HashAlg, PublicKey, SshSig};
+
+use crate::signer::{NAMESPACE, digest};
+
+/// Longest signature that is looked at: an RSA key of 16,384 bits makes one of 6 KiB.
+const MAX_SIGNATURE: usize = 64 * 1024;
+
+/// What is known of a commit's signature; none where it has none.
+pub(super) fn of(
+    repository: &Repository,
+    commit: Oid,
+    format: ObjectFormat,
+) -> Result<Option<CommitSignature>, git2::Error> {
+    let odb = repository.odb()?;
+    let object = odb.read(commit)?;
+    let Some(signed) = split_commit(object.data(), format) else { return Ok(None) };
+    Ok(Some(CommitSignature {
+        covered: digest(&signed.covered),
+        digest: digest(&signed.signature),
+        fact: fact(&signed),
+    }))
+}
+
+fn fact(signed: &SignedObject) -> SignatureFact {
+    let bad = |why: &str| SignatureFact::Bad { why: why.to_owned() };
+    let Some(format) = signed.format else { return bad("it is of no kind that git knows") };
+    if signed.signature.len() > MAX_SIGNATURE {
+        return bad("it is too long");
+    }
+    match format {
+        SignatureFormat::OpenPgp | SignatureFormat::X509 => {
+            SignatureFact::Foreign { format: Some(format), key: None }
+        }
+        SignatureFormat::Ssh => {
+            let Ok(signature) = SshSig::from_pem(&signed.signature) else { return bad("it is malformed") };
+            let key = PublicKey::new(signature.public_key().clone(), "");
+            match key.verify(NAMESPACE, &signed.covered, &signature) {
+                Ok(()) => SignatureFact::Foreign {
+                    format: Some(format),
+                    key: Some(key.fingerprint(HashAlg::Sha256).to_string()),
+                },
+                Err(_) => bad("it does not fit the commit"),
+            }
+        }
+    }
+}

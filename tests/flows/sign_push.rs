@@ -1,0 +1,128 @@
+//! What was signed is what is pushed: the facts of a push say whose signature each commit carries, and signed pushes
+//! reach a server that checks them.
+
+use std::path::PathBuf;
+
+use keyhatch_tests::{HttpsServer, SshServer, SshVersion, World};
+use serde_json::Value;
+
+fn signing(world: &World, name: &str) -> PathBuf {
+    let path = world.path("home").join(name);
+    let mut keygen = world.command("ssh-keygen");
+    keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(&path);
+    assert!(keygen.status().expect("ssh-keygen runs").success());
+    path.with_extension("pub")
+}
+
+fn config(world: &World, settings: &[(&str, &str)]) {
+    for (name, value) in settings {
+        world.git(&world.home(), &["config", "--global", name, value]).ok();
+    }
+}
+
+fn fingerprint(world: &World, public: &std::path::Path) -> String {
+    let out = world.command("ssh-keygen").arg("-lf").arg(public).output().expect("ssh-keygen runs");
+    String::from_utf8_lossy(&out.stdout).split(' ').nth(1).expect("a fingerprint").to_owned()
+}
+
+/// The facts of the commits that a push would send, by subject.
+fn commit<'v>(request: &'v Value, subject: &str) -> &'v Value {
+    let commits = request["commits"].as_array().expect("commits");
+    let found = commits.iter().find(|commit| commit["subject"] == subject);
+    found.unwrap_or_else(|| panic!("no commit {subject}: {request:#}"))
+}
+
+#[test]
+fn a_push_says_of_each_commit_whether_its_signature_is_ours_foreign_or_bad() {
+    let world = World::new();
+    let server = SshServer::start(&world, SshVersion::V2);
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    let (ours, theirs) = (signing(&world, "ours"), signing(&world, "theirs"));
+    config(&world, &[("gpg.format", "ssh"), ("user.signingkey", &ours.display().to_string())]);
+    let foreign = format!("user.signingkey={}", theirs.display());
+    world.git(&project, &["-c", &foreign, "commit", "-qS", "--allow-empty", "-m", "theirs"]).ok();
+    let script = "set -e; git commit -qS --allow-empty -m ours; git commit -q --allow-empty -m none; \
+        git cat-file commit HEAD~1 | sed 's/^ours$/forged/' > /tmp/forged; \
+        git update-ref refs/heads/main $(git hash-object -t commit -w /tmp/forged); git push origin main";
+    let push = world.start(&project, "default", script);
+    let id = world.pending_id();
+    let shown = world.keyhatch(&["show", &id, "--json"]).ok();
+    let request: Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    // The forged commit took the signature of ours, and its place.
+    let forged = &commit(&request, "forged")["signature"]["fact"];
+    assert_eq!(forged["is"], "bad", "{request:#}");
+    let risks = request["risks"].as_array().expect("risks");
+    assert!(risks.iter().any(|risk| risk["kind"] == "bad-signature"), "{request:#}");
+    let found = &commit(&request, "theirs")["signature"]["fact"];
+    assert_eq!(
+        (&found["is"], found["key"].as_str()),
+        (&"foreign".into(), Some(&*fingerprint(&world, &theirs)))
+    );
+    assert_eq!(commit(&request, "Add README")["signature"], Value::Null);
+    let people = world.keyhatch(&["show", &id]).ok().stdout;
+    assert!(people.contains("(BAD SIGNATURE: it does not fit the commit)"), "{people}");
+    world.keyhatch(&["deny", &id]).ok();
+    push.finish().fails();
+
+    // A later broker knows from the audit log what an earlier one signed.
+    world.run(&project, "default", "git commit -qS --allow-empty -m second").ok();
+    world.keyhatch(&["broker", "--stop"]).ok();
+    let push = world.start(&project, "default", "git push origin main");
+    let id = world.pending_id();
+    let shown = world.keyhatch(&["show", &id, "--json"]).ok();
+    let request: Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    let record = &commit(&request, "second")["signature"]["fact"];
+    assert_eq!(
+        (&record["is"], record["key"].as_str()),
+        (&"ours".into(), Some(&*fingerprint(&world, &ours))),
+        "{request:#}"
+    );
+    let audit = world.audit();
+    let signed = audit.iter().find(|one| one["seq"] == record["record"]).expect("the record");
+    assert_eq!((&signed["event"], &signed["kind"]), (&"signed".into(), &"commit".into()));
+    world.keyhatch(&["approve", &id]).ok();
+    push.finish().ok();
+}
+
+#[test]
+fn a_signed_push_reaches_a_server_that_checks_its_certificate() {
+    let world = World::new();
+    let server = HttpsServer::start(&world);
+    server.trust(&world);
+    server.log_in(&world);
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url("r.git"));
+    let public = signing(&world, "ours");
+    config(&world, &[("gpg.format", "ssh"), ("user.signingkey", &public.display().to_string())]);
+    let signers = format!("ada@example.org {}", std::fs::read_to_string(&public).expect("a key"));
+    let signers = world.write("srv/allowed_signers", &signers);
+    for (name, value) in [
+        ("receive.certNonceSeed", "a seed of the server's"),
+        ("receive.certNonceSlop", "600"),
+        ("gpg.ssh.allowedSignersFile", &signers.display().to_string()),
+    ] {
+        world.git(&upstream, &["config", name, value]).ok();
+    }
+    let seen = world.path("srv/seen");
+    let hook = format!(
+        "#!/bin/sh\necho \"$GIT_PUSH_CERT_STATUS $GIT_PUSH_CERT_NONCE_STATUS $GIT_PUSH_CERT_KEY\" > {}\n",
+        seen.display()
+    );
+    world.write_mode("srv/r.git/hooks/pre-receive", &hook, 0o755);
+    let push = world.start(&project, "default", "git push --signed -o ci.skip origin main");
+    world.approve_next();
+    push.finish().ok();
+    assert_eq!(world.tip(&upstream, "main"), world.tip(&project, "main"));
+    let seen = std::fs::read_to_string(seen).expect("the hook ran");
+    assert!(seen.starts_with("G OK ") || seen.starts_with("G SLOP "), "{seen}");
+    assert!(seen.contains(&fingerprint(&world, &public)), "{seen}");
+    let audit = world.audit();
+    let sending = audit.iter().find(|record| record["event"] == "push-sending").expect("a record");
+    assert_eq!(sending["certificate"]["is"], "ours", "{sending:#}");
+    let signed = audit.iter().find(|record| record["event"] == "signed").expect("a record");
+    assert_eq!(
+        (&signed["kind"], &signed["seq"]),
+        (&"push-certificate".into(), &sending["certificate"]["record"])
+    );
+}
