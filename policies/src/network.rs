@@ -275,6 +275,31 @@ pub fn line_for(network: &Network, asked: &Destination) -> String {
     format!("[network] allow = [{}]", entries.join(", "))
 }
 
+/// The network in words, for `keyhatch policy show`.
+#[must_use]
+pub(crate) fn describe(network: &Network) -> String {
+    let mut text = match network.mode {
+        NetworkMode::None => "\nnetwork: none\n".to_owned(),
+        NetworkMode::Host => "\nnetwork: the host's own, with everything on it\n".to_owned(),
+        NetworkMode::Allow => "\nnetwork: these hosts, through a proxy, and nothing else\n".to_owned(),
+    };
+    let because = |reason: &Option<String>| reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
+    for entry in &network.allow {
+        let private = if entry.private { ", also at a private address" } else { "" };
+        text.push_str(&format!("    {}{private}{}\n", entry.pattern, because(&entry.reason)));
+    }
+    for registry in &network.registries {
+        text.push_str(&format!("    whatever {} is configured to fetch from\n", registry.word()));
+    }
+    for port in &network.publish {
+        text.push_str(&format!("    port {port} of the sandbox is yours at 127.0.0.1:{port}\n"));
+    }
+    for service in &network.host_services {
+        text.push_str(&format!("    {} of this machine{}\n", service.address, because(&service.reason)));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,6 +351,17 @@ mod tests {
             "2130706433:443",
         ] {
             assert!(HostPort::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_host_of_a_shipped_policy_has_its_reason() {
+        for name in crate::shipped_names() {
+            let policy = crate::Policy::shipped(name).expect("it parses");
+            let network = policy.network();
+            assert!(network.allow.iter().all(|entry| entry.reason.is_some()), "{name}");
+            assert!(network.mode != NetworkMode::Host && network.host_services.is_empty(), "{name}");
+            assert!(describe(network).lines().count() > network.allow.len(), "{name}");
         }
     }
 

@@ -23,6 +23,9 @@ done
 for address in 2001:db8:1::10/64 fd12::7/128 64:ff9b::a09:807/128 2002:a09:807::1/128; do
     on_servers ip addr add "$address" dev servers0 nodad
 done
+if [ -e "$directory/rate" ]; then
+    on_servers tc qdisc add dev servers0 root tbf rate "$(cat "$directory/rate")" burst 1mb latency 50ms
+fi
 ip route add default via 203.0.113.10
 ip -6 route add default via 2001:db8:1::10
 echo "$$ $servers" >"$directory/ready.next"

@@ -34,6 +34,15 @@ impl<'w> TestNet<'w> {
     /// When this machine gives no namespaces, or lacks a program.
     #[must_use]
     pub fn new(world: &'w World) -> Self {
+        Self::with_rate(world, None)
+    }
+
+    /// The same, with a line that carries no more than this from the servers (`tc-tbf(8)`: `1gbit`).
+    ///
+    /// # Panics
+    /// As [`TestNet::new`].
+    #[must_use]
+    pub fn with_rate(world: &'w World, rate: Option<&str>) -> Self {
         for (program, package) in [("/usr/bin/node", "nodejs"), ("/usr/sbin/ip", "iproute2")] {
             assert!(Path::new(program).exists(), "{package} is missing: run ./test.sh, which installs it");
         }
@@ -44,6 +53,9 @@ impl<'w> TestNet<'w> {
         );
         world.write("net/resolv.conf", "nameserver 203.0.113.53\noptions timeout:1 attempts:1\n");
         world.write("net/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n");
+        if let Some(rate) = rate {
+            world.write("net/rate", rate);
+        }
         let script = world.write("net/network.sh", include_str!("../peers/network.sh"));
         world.write("net/peer.mjs", include_str!("../peers/peer.mjs"));
         https::certificates(
