@@ -152,6 +152,12 @@ impl Paths {
         self.state.join("gitdirs")
     }
 
+    /// What is known of the repositories inside each project.
+    #[must_use]
+    pub fn nested(&self) -> PathBuf {
+        self.state.join("nested")
+    }
+
     /// Repositories that the broker keeps for a remote.
     #[must_use]
     pub fn cache(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crate::{Finished, World};
 
@@ -10,9 +11,10 @@ use crate::{Finished, World};
 pub const GITS: [&str; 2] = ["/usr/bin/git", "/usr/local/bin/git"];
 
 /// The pair.
+#[derive(Clone)]
 pub struct Twins {
     /// Whose machine.
-    pub world: World,
+    pub world: Rc<World>,
     /// The project that the sandbox works on.
     pub boxed: PathBuf,
     /// The one that it does not.
@@ -27,7 +29,13 @@ impl Twins {
         let world = World::new();
         world.use_git(git);
         let [boxed, plain] = ["boxed", "plain"].map(|name| world.project(name, "https://h.example/p.git"));
-        Self { world, boxed, plain, git }
+        Self { world: Rc::new(world), boxed, plain, git }
+    }
+
+    /// One project alone, for tests that know what the user must see.
+    #[must_use]
+    pub fn over(world: World, project: PathBuf, git: &'static str) -> Self {
+        Self { world: Rc::new(world), boxed: project.clone(), plain: project, git }
     }
 
     /// The same, for each of the gits.
@@ -109,7 +117,14 @@ impl Twins {
             "for b in $(git for-each-ref --format='%(refname)' refs/heads); do echo $b; git reflog --format='%H %gn %gs' $b; done",
         ] {
             let ran = self.on_host(project, command);
-            let text = ran.all().replace(&own, "PROJECT").replace("/boxed-", "/X-").replace("/plain-", "/X-");
+            let text = ran.all().replace(&own, "PROJECT");
+            let others =
+                [&self.world.path("boxed"), &self.world.path("plain")].map(|path| path.display().to_string());
+            let text = text
+                .replace(&others[0], "MAIN")
+                .replace(&others[1], "MAIN")
+                .replace("/boxed-", "/X-")
+                .replace("/plain-", "/X-");
             // Writing to a String cannot fail.
             let _infallible = write!(seen, "$ {command}\n{text}");
         }

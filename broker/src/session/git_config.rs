@@ -132,6 +132,8 @@ pub fn inside(policy: &Policy, project: &Project, preferences: &[Setting], front
     set("http.lowspeedtime".into(), "0");
     // git probes with an empty request above this; 1 MiB is its default, and a user's own may be larger than memory.
     set("http.postbuffer".into(), "1048576");
+    // Whose files these are the host's git has judged; inside, every other owner looks like nobody.
+    set("safe.directory".into(), "*");
     set("credential.helper".into(), "");
     set("core.sshcommand".into(), "/run/keyhatch-helper ssh");
     set("ssh.variant".into(), "ssh");

@@ -5,8 +5,8 @@ pub mod gitdir;
 mod project;
 pub mod report;
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -25,7 +25,7 @@ use crate::paths::{Paths, PathsError, make_private};
 use crate::registries::{self, Answer};
 use crate::signer::{self, Signing};
 
-use gitdir::{Keeper, Record, Source};
+use gitdir::{Ground, Keeper, Record, Source, nested};
 use report::Section;
 
 pub(crate) use git_config::{Setting, parse_list};
@@ -215,7 +215,9 @@ pub async fn open(
             nothing
         }
     };
-    let git = ProjectGit::read(&directory).await?;
+    let own = access != ProjectAccess::None && policy.repository().git_dir == GitDirectory::Own;
+    let nested = if own { repositories_inside(paths, &directory).await } else { BTreeSet::new() };
+    let git = ProjectGit::read(&directory, &nested).await?;
     let (signing, signs) = Signing::of(&git.signing_settings(), &policy).await;
     for (role, target) in signer::links() {
         std::os::unix::fs::symlink(target, sockets.join(role)).map_err(OpenError::Write)?;
@@ -231,7 +233,6 @@ pub async fn open(
         mounts.push(Mount { source: directory.clone(), target: directory.clone(), read_only });
     }
     let limits = policy.limits();
-    let own = access != ProjectAccess::None && policy.repository().git_dir == GitDirectory::Own;
     let keeper = if own {
         let record = Record {
             session: id.clone(),
@@ -240,9 +241,13 @@ pub async fn open(
             opened: seconds(SystemTime::now()),
             limits: Limits { pack_bytes: limits.pack_bytes, objects: limits.objects },
             repositories: Vec::new(),
+            blank: None,
+            placeholders: Vec::new(),
+            covered: Vec::new(),
         };
         let at = paths.git_directories().join(id.as_str());
-        let (keeper, own_mounts) = own_git_directory(at, record, git.sources).await?;
+        let (keeper, own_mounts) =
+            own_git_directory(at, record, (git.sources, policy.repository().protect.clone())).await?;
         let read_only = access == ProjectAccess::Read;
         mounts.extend(own_mounts.into_iter().map(|m| Mount { read_only: m.read_only || read_only, ..m }));
         Some(keeper)
@@ -299,15 +304,22 @@ pub async fn open(
     Ok((session, furniture))
 }
 
+/// The repositories inside a project, as far as a short look finds them.
+async fn repositories_inside(paths: &Paths, project: &Path) -> BTreeSet<PathBuf> {
+    let (project, cache) = (project.to_owned(), paths.nested());
+    let looked = tokio::task::spawn_blocking(move || nested::at_start(&project, &cache));
+    looked.await.map(|found| found.repositories).unwrap_or_default()
+}
+
 /// Makes the session's own git directories and starts to watch them.
 async fn own_git_directory(
     directory: PathBuf,
     mut record: Record,
-    sources: Vec<Source>,
+    (sources, protect): (Vec<Source>, Vec<String>),
 ) -> Result<(Keeper, Vec<Mount>), OpenError> {
     let made = tokio::task::spawn_blocking(move || {
-        let (states, mounts) = gitdir::build(&directory, &sources)?;
-        record.repositories = states;
+        let ground = Ground { directory: &directory, sources: &sources, protect: &protect };
+        let mounts = gitdir::build(&ground, &mut record)?;
         Ok((Keeper::start(&directory, record)?, mounts))
     });
     made.await

@@ -3,6 +3,7 @@
 //! Comes in: files that an earlier session may have written. They are read with `git config --file --no-includes`,
 //! which parses and runs nothing; git is never run *in* the project.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use thiserror::Error;
 use tokio::process::Command;
 
 use super::git_config::{Setting, is_harmless_preference, parse_list, render};
+use super::gitdir::nested::MAX_NESTED;
 use super::gitdir::{DotGit, Repository, Source};
 use crate::credential::ProjectSecrets;
 
@@ -68,7 +70,7 @@ impl ProjectGit {
     ///
     /// # Errors
     /// When the project or a configuration file cannot be read.
-    pub async fn read(project: &Path) -> Result<Self, ProjectError> {
+    pub async fn read(project: &Path, nested: &BTreeSet<PathBuf>) -> Result<Self, ProjectError> {
         let unusable = |source| ProjectError::Directory { path: project.to_owned(), source };
         fs::read_dir(project).map_err(unusable)?;
         // The system's first: of several values the last counts, and the user's own beat the system's.
@@ -76,7 +78,10 @@ impl ProjectGit {
         let user: Vec<Setting> = system.into_iter().chain(list(&["--global"]).await?).collect();
         let preferences = user.iter().filter(|setting| is_harmless_preference(setting)).cloned().collect();
         let mut git = Self { preferences, user, ..Self::default() };
-        let Some(repository) = Repository::of(project).map_err(unusable)? else { return Ok(git) };
+        let Some(repository) = Repository::of(project).map_err(unusable)? else {
+            git.read_nested(project, nested).await?;
+            return Ok(git);
+        };
         let raw = git.raw_config(&repository).await?;
         git.secrets = ProjectSecrets::from_config_list(&raw);
         git.objects.clone_from(&repository.stores);
@@ -91,7 +96,24 @@ impl ProjectGit {
         remotes.dedup();
         (git.remotes, git.submodules) = (remotes, urls(".url", "submodule."));
         git.sources.push(source);
+        git.read_nested(project, nested).await?;
         Ok(git)
+    }
+
+    /// The repositories inside the project. One that cannot be read is not mounted over, and said so.
+    async fn read_nested(&mut self, project: &Path, nested: &BTreeSet<PathBuf>) -> Result<(), ProjectError> {
+        for path in nested.iter().take(MAX_NESTED) {
+            let Ok(Some(repository)) = Repository::of(path) else {
+                let path = path.strip_prefix(project).unwrap_or(path).display().to_string();
+                self.notes
+                    .push(format!("{} has a .git that leads nowhere", keyhatch_protocol::text::shown(&path)));
+                continue;
+            };
+            let raw = self.raw_config(&repository).await?;
+            let source = self.source(repository, &raw, project);
+            self.sources.push(source);
+        }
+        Ok(())
     }
 
     /// A repository's configuration as git lists it: the shared file, then the worktree's own.

@@ -9,11 +9,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::beneath::Beneath;
-use super::host;
 use super::layout::{DotGit, Repository};
 use super::reflog::LogEntry;
 use super::refs::{Base, Head, Refs, loose, packed, render_packed};
 use super::state::{Outcome, State, Tree};
+use super::{host, index};
 
 /// Files of a shared git directory that are taken as they are.
 const COMMON: &[&str] =
@@ -142,7 +142,12 @@ pub fn add_tree(git_dir: &Path, state: &mut State, within: &str, has_index: bool
         // From the host's own file: the copy inside is the session's.
         fs::copy(git_dir.join("index"), state.agreed_index(state.trees.len()))?;
     }
-    let head = Head::read(&Beneath::own(git_dir)?, "HEAD");
+    let head = host::head(git_dir, state.reftable);
+    if state.reftable
+        && let Some(head) = &head
+    {
+        fs::write(to.join("HEAD"), head.render())?;
+    }
     let log = fs::read(to.join("logs/HEAD")).unwrap_or_default();
     let logged = LogEntry::lines(&log).count();
     state.trees.push(Tree { within: within.to_owned(), has_index, head, logged, host_log: log.len() });
@@ -286,4 +291,11 @@ fn copy_tree(from: &Path, to: &Path, taken: &mut usize) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The paths of the submodules in a repository's index.
+#[must_use]
+pub fn submodules(repository: &Repository) -> Vec<Vec<u8>> {
+    let bytes = fs::read(repository.git_dir.join("index")).unwrap_or_default();
+    index::gitlinks(&bytes, repository.format).unwrap_or_default()
 }

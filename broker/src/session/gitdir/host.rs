@@ -4,12 +4,13 @@
 //! configuration but the repository's own is obeyed.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use keyhatch_protocol::{ObjectId, RefName};
 use thiserror::Error;
 
+use super::beneath::Beneath;
 use super::reflog::LogEntry;
 use super::refs::{Head, Refs};
 use super::state::State;
@@ -156,6 +157,16 @@ impl Git {
         done(git.stderr(Stdio::null()).status()?)
     }
 
+    /// Makes a repository where there is none.
+    ///
+    /// # Errors
+    /// When git refuses.
+    pub fn init(worktree: &Path, format: keyhatch_protocol::ObjectFormat) -> Result<(), HostError> {
+        let mut git = clean();
+        git.args(["init", "--quiet", "--object-format", format.name(), "--"]).arg(worktree);
+        done(git.stderr(Stdio::null()).status()?)
+    }
+
     fn command(&self) -> Command {
         let mut git = clean();
         git.arg("--git-dir").arg(&self.git_dir);
@@ -163,6 +174,23 @@ impl Git {
         git.args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0"]);
         git
     }
+}
+
+/// The `HEAD` of a git directory. In the reftable format its file says nothing, and git is asked.
+#[must_use]
+pub fn head(git_dir: &Path, reftable: bool) -> Option<Head> {
+    if !reftable {
+        return Head::read(&Beneath::own(git_dir).ok()?, "HEAD");
+    }
+    let git = Git { git_dir: git_dir.to_owned() };
+    let asked = |arguments: &[&str]| {
+        let output =
+            git.command().args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).output().ok()?;
+        output.status.success().then_some(output.stdout)
+    };
+    let branch =
+        asked(&["symbolic-ref", "-q", "HEAD"]).and_then(|name| RefName::parse(name.trim_ascii_end()).ok());
+    branch.map(Head::Branch).or_else(|| Head::parse(&asked(&["rev-parse", "-q", "--verify", "HEAD"])?))
 }
 
 /// The git directory of a worktree on the host.

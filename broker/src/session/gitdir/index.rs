@@ -254,6 +254,21 @@ pub fn apply(bytes: &[u8], changes: &Changes, format: ObjectFormat) -> Result<Ve
     Ok(render(entries.version, &whole, format))
 }
 
+/// The paths of submodules in an index.
+///
+/// # Errors
+/// When it is no index.
+pub fn gitlinks(bytes: &[u8], format: ObjectFormat) -> Result<Vec<Vec<u8>>, IndexError> {
+    let mut entries = Entries::of(bytes, format)?;
+    let mut found = Vec::new();
+    while let Some(entry) = entries.next()? {
+        if entry.mode() == GITLINK {
+            found.push(entry.path.to_vec());
+        }
+    }
+    Ok(found)
+}
+
 /// Whether a path of the session may stand in the host's index, by the rules of git's own `verify_path`: whoever checks
 /// it out must not write into a git directory, or out of the tree.
 #[must_use]
@@ -427,6 +442,20 @@ mod tests {
             git(at, &["fsck"]);
             assert_eq!(git(at, &["diff", "--name-only"]), "", "the files are looked at again");
         }
+    }
+
+    #[test]
+    fn submodules_are_found_and_cut_bytes_are_refused() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        git(temp.path(), &["init", "-q"]);
+        let link = format!("160000,{},sub/m", "1".repeat(40));
+        git(temp.path(), &["update-index", "--add", "--cacheinfo", &link]);
+        let bytes = fs::read(temp.path().join(".git/index")).expect("reads");
+        assert_eq!(gitlinks(&bytes, ObjectFormat::Sha1).expect("reads"), [b"sub/m".to_vec()]);
+        for cut in [5, 11, 30, 70] {
+            assert!(gitlinks(&bytes[..cut], ObjectFormat::Sha1).is_err(), "{cut}");
+        }
+        assert!(compare(b"", b"nonsense", ObjectFormat::Sha1).is_err());
     }
 
     #[test]

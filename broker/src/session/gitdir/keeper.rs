@@ -20,7 +20,7 @@ use super::host::tree_directory;
 use super::refs;
 use super::state::{Record, State};
 use super::sync::Round;
-use super::{lock, report};
+use super::{adopt, lock, placeholder, report};
 use crate::cause::chain;
 use crate::session::report::Section;
 
@@ -114,7 +114,7 @@ impl Work {
 
     /// Plays a round for every repository in which something moved. Returns whether all could be played.
     fn rounds(&mut self, last: bool) -> bool {
-        let mut well = true;
+        let mut well = self.adopt();
         for (at, state) in self.states().into_iter().enumerate() {
             let now = stamps(&state);
             if self.seen.get(at) == Some(&now) && !last {
@@ -134,6 +134,32 @@ impl Work {
             }
         }
         well
+    }
+
+    /// Where the session made a repository of a project that had none, the host gets one too.
+    fn adopt(&mut self) -> bool {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(blank) = record.blank.clone() else { return true };
+        match adopt::adopt(&blank) {
+            Ok(None) => return true,
+            Ok(Some(state)) => {
+                record.blank = None;
+                record.repositories.push(state);
+                self.seen.push(Vec::new());
+                self.attempts.push(BTreeMap::new());
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a repository that a session made cannot be taken");
+                return false;
+            }
+        }
+        match record.keep(&self.directory) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "a session's record cannot be written");
+                false
+            }
+        }
     }
 
     fn round(&mut self, at: usize, mut state: State, last: bool) -> Result<bool, super::sync::SyncError> {
@@ -171,6 +197,8 @@ impl Work {
         if !well {
             return vec![report::left(&self.directory)];
         }
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        placeholder::remove(&record.placeholders, &record.session);
         if let Err(error) = fs::remove_dir_all(&self.directory) {
             tracing::warn!(%error, "a session's git directory is left behind");
         }
@@ -206,15 +234,22 @@ fn stamps(state: &State) -> Vec<Stamp> {
 /// A session whose sandbox still runs (its command holds the lock) is kept in step until it ends.
 pub fn recover(directory: &Path, finished: impl Fn(&Record, Vec<Section>) + Send + Clone + 'static) {
     let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let Ok(record) = Record::read(&path) else {
-            // It died before there was anything to lose.
-            if let Err(error) = fs::remove_dir_all(&path) {
-                tracing::warn!(%error, "a session's directory is left behind");
+    let mut left = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        match Record::read(&path) {
+            Ok(record) => {
+                placeholder::adopt(&record.placeholders, &record.session);
+                left.push((path, record));
             }
-            continue;
-        };
+            // It died before there was anything to lose.
+            Err(_) => {
+                if let Err(error) = fs::remove_dir_all(&path) {
+                    tracing::warn!(%error, "a session's directory is left behind");
+                }
+            }
+        }
+    }
+    for (path, record) in left {
         let finished = finished.clone();
         let recovering = thread::Builder::new().name("gitdir".into()).spawn(move || {
             for state in &record.repositories {

@@ -10,6 +10,7 @@
 //! objects and refs for the host. Configuration and hooks never come back.
 
 mod admit;
+mod adopt;
 mod beneath;
 mod build;
 pub mod harvest;
@@ -20,6 +21,9 @@ mod keeper;
 mod layout;
 mod lock;
 mod mirror;
+pub mod nested;
+mod placeholder;
+mod protect;
 mod reflog;
 mod refs;
 mod report;
@@ -30,12 +34,14 @@ mod worktree;
 
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use keyhatch_policies::rules::Mount;
 
 pub use keeper::{Keeper, hold, recover};
 pub use layout::{DotGit, Repository};
+use state::Blank;
 pub use state::{Record, State};
 
 use super::git_config::{Setting, render};
@@ -52,28 +58,119 @@ pub struct Source {
     pub hooks: Option<PathBuf>,
 }
 
-/// Builds the git directories of a session under `directory`, and says what is mounted.
+/// What a session's git directories are made of.
+#[derive(Debug)]
+pub struct Ground<'g> {
+    /// The directory of ours that will hold them.
+    pub directory: &'g Path,
+    /// The repositories, the project's own first where it has one.
+    pub sources: &'g [Source],
+    /// Paths that the policy protects.
+    pub protect: &'g [String],
+}
+
+/// Builds the git directories of a session, completes its record, and says what is mounted, parents first.
 ///
 /// # Errors
-/// When the host's git directories cannot be read, or ours not written.
-pub fn build(directory: &Path, sources: &[Source]) -> io::Result<(Vec<State>, Vec<Mount>)> {
-    make_private(directory).map_err(io::Error::other)?;
-    let empty = directory.join("empty");
+/// When the host's git directories cannot be read, or ours not written. Nothing is left in the project.
+pub fn build(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
+    make_private(ground.directory).map_err(io::Error::other)?;
+    let built = furnish(ground, record);
+    if built.is_err() {
+        placeholder::remove(&record.placeholders, &record.session);
+    }
+    built
+}
+
+fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
+    let empty = ground.directory.join("empty");
     fs::write(&empty, "")?;
-    let (mut states, mut mounts) = (Vec::new(), Vec::new());
-    for (number, source) in sources.iter().enumerate() {
-        let own = directory.join(number.to_string());
-        let state = build::build(&source.repository, (number, &own), &render(&source.config))?;
+    let project = record.project.clone();
+    let mut mounts = Vec::new();
+    for source in ground.sources {
+        let repository = &source.repository;
+        record.covered.push(repository.worktree.clone());
+        mounts.extend(protect::pins(&project, &repository.worktree));
+        if matches!(repository.dot_git, DotGit::File | DotGit::Link) {
+            // The pointer itself: the host's git follows it, so it must stay what it is.
+            let pointer = repository.worktree.join(".git");
+            mounts.push(Mount { source: pointer.clone(), target: pointer, read_only: true });
+        }
+        // Worktrees of one repository share what is shared.
+        let shared = record.repositories.iter_mut().find(|state| state.common == repository.common);
+        if let Some(state) = shared {
+            if let Some(name) = repository.linked_name() {
+                build::add_tree(&repository.git_dir, state, &format!("worktrees/{name}"), true)?;
+            }
+            continue;
+        }
+        let number = record.repositories.len();
+        let own = ground.directory.join(number.to_string());
+        let state = build::build(repository, (number, &own), &render(&source.config))?;
         if let Some(hooks) = &source.hooks {
             let inside = build::borrow_hooks(&state, hooks)?;
             let mut config = source.config.clone();
             config.push(Setting { key: "core.hookspath".into(), value: inside.display().to_string() });
             fs::write(state.session().join("config"), render(&config))?;
         }
-        mounts.extend(mounts_of(&source.repository, number, &state, &empty));
-        states.push(state);
+        mounts.extend(mounts_of(repository, number, &state, &empty));
+        record.repositories.push(state);
     }
-    Ok((states, mounts))
+    let own = record
+        .repositories
+        .first()
+        .filter(|_| ground.sources.first().is_some_and(|s| s.repository.worktree == project));
+    match own.map(State::session) {
+        Some(session) => {
+            mounts.extend(uninitialised(ground, record)?);
+            let protected = protect::protect(&project, ground.protect, &record.session)?;
+            record.placeholders.extend(protected.placeholders.iter().cloned());
+            let mut exclude = fs::read(session.join("info/exclude")).unwrap_or_default();
+            exclude.extend(b"\n");
+            exclude.extend(protected.excluded(&project).into_bytes());
+            fs::write(session.join("info/exclude"), exclude)?;
+            mounts.extend(protected.mounts);
+        }
+        None => {
+            mounts.push(blank(ground, record)?);
+            let protected = protect::protect(&project, ground.protect, &record.session)?;
+            record.placeholders.extend(protected.placeholders.iter().cloned());
+            mounts.extend(protected.mounts);
+        }
+    }
+    // A parent mounted later would hide what is mounted below it.
+    mounts.sort_by_key(|mount| mount.target.components().count());
+    Ok(mounts)
+}
+
+/// A project without a repository: where git inside may make one. The host's own would obey what it finds there.
+fn blank(ground: &Ground<'_>, record: &mut Record) -> io::Result<Mount> {
+    let directory = ground.directory.join("blank");
+    let target = record.project.join(".git");
+    fs::create_dir_all(directory.join("git"))?;
+    record.placeholders.extend(placeholder::place(&target, true, &record.session)?);
+    let mount = Mount { source: directory.join("git"), target, read_only: false };
+    record.blank = Some(Blank { worktree: record.project.clone(), directory });
+    Ok(mount)
+}
+
+/// Submodules that are not there yet. What a session checks out there is a repository that it configured, and the
+/// host's `git status` would go into it: so it stays inside.
+fn uninitialised(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
+    let Some(source) = ground.sources.first() else { return Ok(Vec::new()) };
+    let mut mounts = Vec::new();
+    for (at, path) in build::submodules(&source.repository).iter().take(nested::MAX_NESTED).enumerate() {
+        let path = record.project.join(std::ffi::OsStr::from_bytes(path));
+        let plain = path.canonicalize().is_ok_and(|real| real == path);
+        if !plain || nested::is_repository(&path) {
+            continue;
+        }
+        let own = ground.directory.join(format!("submodule-{at}"));
+        fs::create_dir_all(&own)?;
+        mounts.extend(protect::pins(&record.project, path.parent().unwrap_or(&record.project)));
+        mounts.push(Mount { source: own, target: path, read_only: false });
+    }
+    Ok(mounts)
 }
 
 /// What of one repository is mounted where.
@@ -97,11 +194,6 @@ fn mounts_of(repository: &Repository, number: usize, state: &State, empty: &Path
         if large.is_dir() {
             mounts.push(read_only(&large, &inside.with_file_name("lfs")));
         }
-    }
-    if matches!(repository.dot_git, DotGit::File | DotGit::Link) {
-        // The pointer itself: the host's git follows it, so it must stay what it is.
-        let pointer = repository.worktree.join(".git");
-        mounts.push(read_only(&pointer, &pointer));
     }
     mounts
 }

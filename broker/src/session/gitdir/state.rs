@@ -9,6 +9,7 @@ use keyhatch_protocol::{ObjectFormat, ObjectId, RefName, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::harvest::Refused;
+use super::placeholder::Placeholder;
 use super::refs::{Base, Head};
 use crate::inspect::Limits;
 
@@ -31,6 +32,22 @@ pub struct Record {
     pub limits: Limits,
     /// Its repositories, the project's own first.
     pub repositories: Vec<State>,
+    /// Where the session may make a repository of the project, which has none.
+    pub blank: Option<Blank>,
+    /// What was made on the host to mount on.
+    pub placeholders: Vec<Placeholder>,
+    /// Repositories inside the project that the session's mounts cover.
+    pub covered: Vec<PathBuf>,
+}
+
+/// A project without a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blank {
+    /// Its directory.
+    pub worktree: PathBuf,
+    /// The directory of ours that holds what the session makes of it.
+    pub directory: PathBuf,
 }
 
 /// One repository of a session.

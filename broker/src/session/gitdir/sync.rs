@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::admit::admit;
 use super::beneath::Beneath;
 use super::harvest::{Harvest, HarvestError, Order, RefChange, Refused, TreeOrder, harvest};
-use super::host::{Git, HostError, tree_directory};
+use super::host::{self, Git, HostError, tree_directory};
 use super::reflog::{LogEntry, path};
 use super::refs::{Changes, Head, Refs};
 use super::state::{Moved, Parked, State};
@@ -386,6 +386,6 @@ fn elsewhere(state: &State, host: &Beneath) -> BTreeSet<RefName> {
     let bare = |within: &str| within == "." && !state.common.join("index").exists();
     let heads = all
         .filter(|within| !bare(within))
-        .filter_map(|within| Head::read(&Beneath::own(&tree_directory(state, &within)).ok()?, "HEAD"));
+        .filter_map(|within| host::head(&tree_directory(state, &within), state.reftable));
     heads.filter_map(|head| branch(Some(&head)).cloned()).collect()
 }

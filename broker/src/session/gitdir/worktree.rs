@@ -11,7 +11,7 @@ use keyhatch_protocol::{ObjectId, RefName};
 
 use super::beneath::{Beneath, Stamp};
 use super::harvest::{Harvest, RefChange, Refused, TreeState};
-use super::host::{Git, tree_directory};
+use super::host::{self, Git, tree_directory};
 use super::index::{self, Changes};
 use super::lock;
 use super::refs::Head;
@@ -51,7 +51,7 @@ pub(super) fn stamps(state: &State) -> Vec<Stamps> {
 
 /// The `HEAD` that a worktree has on the host.
 pub(super) fn host_head(state: &State, tree: &Tree) -> Option<Head> {
-    Head::read(&Beneath::own(&tree_directory(state, &tree.within)).ok()?, "HEAD")
+    host::head(&tree_directory(state, &tree.within), state.reftable)
 }
 
 fn within(tree: &Tree, name: &str) -> String {

@@ -149,12 +149,13 @@ fn tree_state(order: &Order, side: &Beneath, (at, tree): (usize, &TreeOrder)) ->
     match index::compare(&before, &now, order.format) {
         Err(error) => state.index_refused = Some(error.to_string()),
         Ok(changes) => {
+            let submodules = index::gitlinks(&before, order.format).unwrap_or_default();
             for ((path, stage), tracked) in changes {
                 let legal = tracked.is_none() || index::is_harmless_path(&path);
                 // A submodule that the session made is a repository that it configured: the host's git would go
                 // into it and do what that says.
                 let link = tracked.as_ref().is_some_and(|tracked| tracked.mode == index::GITLINK);
-                if legal && !link {
+                if legal && (!link || submodules.contains(&path)) {
                     state.index.push(EntryChange { path, stage, tracked });
                 }
             }
@@ -181,8 +182,13 @@ fn wanted(store: &mut Store, side: &Beneath, changed: &Changes, harvest: &Harves
         }
         let ids: BTreeSet<ObjectId> = tree.log.iter().map(|entry| entry.new.clone()).collect();
         wanted.push(Wanted { what: format!("log {at}"), must: Vec::new(), may: ids.into_iter().collect() });
-        let ids: BTreeSet<ObjectId> =
-            tree.index.iter().filter_map(|change| Some(change.tracked.as_ref()?.id.clone())).collect();
+        let ids: BTreeSet<ObjectId> = tree
+            .index
+            .iter()
+            .filter_map(|change| change.tracked.as_ref())
+            .filter(|t| t.mode != index::GITLINK)
+            .map(|t| t.id.clone())
+            .collect();
         if !ids.is_empty() {
             wanted.push(Wanted {
                 what: format!("index {at}"),

@@ -1,0 +1,121 @@
+//! Files of the project that the host executes later, by itself: editors' tasks, agents' hooks, tools' settings. They are read-only inside, also where they do not exist yet: who protects only what is there lets a
+//! session make the rest.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use keyhatch_policies::rules::Mount;
+use keyhatch_protocol::SessionId;
+
+use super::placeholder::{self, Placeholder};
+
+/// Directories whose content is obeyed by an editor or another agent as soon as the project is opened.
+const DIRECTORIES: &[&str] =
+    &[".vscode", ".idea", ".claude", ".cursor", ".codex", ".gemini", ".devcontainer", ".husky"];
+/// Files that a shell, a tool or an agent obeys by itself.
+const FILES: &[&str] = &[
+    ".envrc",
+    ".mcp.json",
+    ".npmrc",
+    ".yarnrc",
+    ".yarnrc.yml",
+    ".bazelrc",
+    ".pre-commit-config.yaml",
+    ".tool-versions",
+    "mise.toml",
+    ".mise.toml",
+    ".cargo/config",
+    ".cargo/config.toml",
+];
+
+/// What is protected in one project.
+#[derive(Debug, Default)]
+pub struct Protected {
+    /// Read-only mounts, and mounts that keep their parents in place; parents first.
+    pub mounts: Vec<Mount>,
+    /// What was made to mount on.
+    pub placeholders: Vec<Placeholder>,
+}
+
+/// Protects the built-in paths and the policy's own.
+///
+/// # Errors
+/// When a placeholder cannot be made. What was made until then is in the error's place: nothing is left.
+pub fn protect(project: &Path, more: &[String], session: &SessionId) -> io::Result<Protected> {
+    let mut protected = Protected::default();
+    let files = FILES.iter().copied().map(|path| (path, false));
+    let directories = DIRECTORIES.iter().copied().map(|path| (path, true));
+    let own = more.iter().map(|path| (path.as_str(), false));
+    let all: io::Result<()> = files
+        .chain(directories)
+        .chain(own)
+        .try_for_each(|(path, directory)| protected.add(project, (path, directory), session));
+    if let Err(error) = all {
+        placeholder::remove(&protected.placeholders, session);
+        return Err(error);
+    }
+    protected.mounts.sort_by_key(|mount| mount.target.components().count());
+    Ok(protected)
+}
+
+impl Protected {
+    fn add(
+        &mut self,
+        project: &Path,
+        (path, directory): (&str, bool),
+        session: &SessionId,
+    ) -> io::Result<()> {
+        let mut at = project.to_owned();
+        let parts: Vec<&str> = path.split('/').collect();
+        for parent in parts.iter().take(parts.len() - 1) {
+            at.push(parent);
+            if fs::symlink_metadata(&at).is_ok_and(|metadata| metadata.is_symlink()) {
+                return self.through_link(project, &at);
+            }
+            self.placeholders.extend(placeholder::place(&at, true, session)?);
+            // Renamed away, its content would not be what is protected here.
+            self.mount(&at, false);
+        }
+        at.push(parts.last().copied().unwrap_or_default());
+        self.placeholders.extend(placeholder::place(&at, directory, session)?);
+        self.through_link(project, &at)
+    }
+
+    /// Protects a path; where it is a link, the link, and what it leads to in the project.
+    fn through_link(&mut self, project: &Path, path: &Path) -> io::Result<()> {
+        self.mount(path, true);
+        if fs::symlink_metadata(path)?.is_symlink()
+            && let Ok(target) = path.canonicalize()
+            && target.starts_with(project)
+            && target != project
+        {
+            self.mount(&target, true);
+        }
+        Ok(())
+    }
+
+    fn mount(&mut self, path: &Path, read_only: bool) {
+        if !self.mounts.iter().any(|mount| mount.target == path && mount.read_only >= read_only) {
+            self.mounts.push(Mount { source: path.to_owned(), target: path.to_owned(), read_only });
+        }
+    }
+
+    /// Lines for `info/exclude`, so that `git add -A` inside never takes a placeholder.
+    #[must_use]
+    pub fn excluded(&self, worktree: &Path) -> String {
+        let lines =
+            self.placeholders.iter().filter_map(|placeholder| placeholder.path.strip_prefix(worktree).ok());
+        lines.map(|path| format!("/{}\n", path.display())).collect()
+    }
+}
+
+/// Every directory between the project and a path in it: kept in place, so that what is mounted below stays where the
+/// host looks for it.
+#[must_use]
+pub fn pins(project: &Path, path: &Path) -> Vec<Mount> {
+    let above: Vec<&Path> = path.ancestors().take_while(|ancestor| *ancestor != project).collect();
+    let pin =
+        |path: &&Path| Mount { source: PathBuf::from(path), target: PathBuf::from(path), read_only: false };
+    above.iter().rev().map(pin).collect()
+}
