@@ -6,7 +6,7 @@ use crate::judge::{judge, push_rules};
 use crate::pattern::{HostPattern, REMOTES, RemotePattern, Where};
 use crate::{
     CredentialChoice, HomeChoice, Judgement, Operation, Policy, Project, ProjectAccess, Rule, RuleDecision,
-    Service, network, sign,
+    Service, TerminalAccess, network, sign,
 };
 
 /// Describes a policy, a rule a paragraph.
@@ -65,6 +65,9 @@ pub fn settings(policy: &Policy) -> Vec<(&'static str, String)> {
         ("hide", sandbox.hide.patterns().collect::<Vec<_>>().join(" ")),
         ("require", require.join(" ")),
     ];
+    if sandbox.terminal == TerminalAccess::Everything {
+        settings.push(("terminal", "everything".to_owned()));
+    }
     settings.extend(policy.session_limits.lines());
     settings
 }
@@ -94,6 +97,9 @@ fn inside(policy: &Policy) -> String {
     if !sandbox.require.is_empty() {
         let words: Vec<String> = sandbox.require.iter().map(ToString::to_string).collect();
         text.push_str(&format!("    does not start without: {}\n", words.join(", ")));
+    }
+    if sandbox.terminal == TerminalAccess::Everything {
+        text.push_str("    its output may use all of your terminal: clipboard, notifications, questions\n");
     }
     text
 }

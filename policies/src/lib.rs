@@ -29,7 +29,7 @@ pub use judge::{brokered, judge, judge_ref, judge_remote};
 pub use limits::{Bytes, SessionLimits, Span};
 pub use place::PolicyError;
 pub use repository::{GitDirectory, RepositoryPolicy};
-pub use sandbox::{HidePatterns, HomeChoice, ProjectAccess, SandboxPolicy};
+pub use sandbox::{HidePatterns, HomeChoice, ProjectAccess, SandboxPolicy, TerminalAccess};
 
 pub use sign::SignOperation;
 

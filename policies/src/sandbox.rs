@@ -75,6 +75,17 @@ pub struct SandboxPolicy {
     pub env: BTreeMap<String, String>,
     /// Variables of the user's that are kept.
     pub keep: Vec<String>,
+    /// What of its output reaches the user's terminal.
+    pub terminal: TerminalAccess,
+}
+
+/// What a session's output may do to the terminal that it is shown on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TerminalAccess {
+    /// Change what is on the screen.
+    Screen,
+    /// Whatever the terminal understands: the clipboard, notifications, questions that are answered like typed keys.
+    Everything,
 }
 
 /// What the home directory inside is.
@@ -168,6 +179,14 @@ pub(crate) struct SandboxToml {
     require: Vec<Requirement>,
     env: BTreeMap<Spanned<String>, Spanned<String>>,
     keep: Vec<Spanned<String>>,
+    terminal: Option<TerminalToml>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum TerminalToml {
+    Screen,
+    Everything,
 }
 
 #[derive(Deserialize)]
@@ -187,7 +206,8 @@ enum ProjectToml {
 
 /// Reads `[sandbox]`.
 pub(crate) fn parse(text: &Text<'_>, given: Option<SandboxToml>) -> Result<SandboxPolicy, PolicyError> {
-    let SandboxToml { home, project, tools, hide, show, require, env, keep } = given.unwrap_or_default();
+    let SandboxToml { home, project, tools, hide, show, require, env, keep, terminal } =
+        given.unwrap_or_default();
     Ok(SandboxPolicy {
         home: match home {
             Some(HomeToml::Persistent) => HomeChoice::Persistent,
@@ -209,6 +229,10 @@ pub(crate) fn parse(text: &Text<'_>, given: Option<SandboxToml>) -> Result<Sandb
             .map(|(name, value)| Ok((variable(text, name)?, text.value(value)?)))
             .collect::<Result<_, PolicyError>>()?,
         keep: keep.iter().map(|name| variable(text, name)).collect::<Result<_, _>>()?,
+        terminal: match terminal {
+            Some(TerminalToml::Everything) => TerminalAccess::Everything,
+            Some(TerminalToml::Screen) | None => TerminalAccess::Screen,
+        },
     })
 }
 

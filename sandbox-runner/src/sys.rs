@@ -190,6 +190,12 @@ pub fn next_signal() -> io::Result<libc::c_int> {
     }
 }
 
+/// Ignores a signal.
+pub fn ignore(signal: libc::c_int) {
+    // JUSTIFICATION: std offers no signal dispositions. SAFETY: SIG_IGN runs no code of ours.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
 /// Gives a signal its default effect: the Rust runtime ignores SIGPIPE, which a command must not inherit.
 pub fn default_effect(signal: libc::c_int) {
     // JUSTIFICATION: std offers no signal dispositions. SAFETY: SIG_DFL runs no code of ours.

@@ -6,6 +6,7 @@ use rustix::termios::tcsetpgrp;
 
 use crate::error::{RunError, at};
 use crate::mutation::{self, Mitigation};
+use crate::sys;
 
 /// Leaves the host's session; where the rules say so, standard input becomes the controlling terminal.
 pub(crate) fn enforce(rules: &SandboxRules) -> Result<(), RunError> {
@@ -26,7 +27,8 @@ pub(crate) fn lead(rules: &SandboxRules) -> Result<(), RunError> {
     }
     setpgid(None, None).map_err(at("lead", "a process group"))?;
     if rules.terminal {
-        // From the background this would stop us with SIGTTOU, which is held by nobody: ignore it for the call.
+        // From the background this stops the caller with SIGTTOU, unless it is ignored; exec gets the default back.
+        sys::ignore(libc::SIGTTOU);
         tcsetpgrp(std::io::stdin(), getpid()).map_err(at("take", "the terminal's foreground"))?;
     }
     Ok(())

@@ -11,6 +11,7 @@ mod prompt;
 mod result;
 mod run;
 mod sandbox;
+mod sequences;
 mod session;
 mod stdio;
 mod supervise;

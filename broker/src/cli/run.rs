@@ -18,6 +18,7 @@ use tokio::process::Child;
 use super::args::Run;
 use super::result::{RunResult, Used};
 use super::sandbox::Plan;
+use super::sequences::Shown;
 use super::stdio::{Kept, Outputs, Relayed, relay};
 use super::supervise::{Ended, wait};
 use super::{Failure, bounds, paths, policy, print_json, prompt, sandbox};
@@ -179,7 +180,7 @@ async fn confined(
         None if limits.output.is_some() || limits.idle.is_some() => Outputs::Count(traffic.clone()),
         None => Outputs::PassOn(traffic.clone()),
     };
-    let relayed = relay(&outputs).map_err(internal("the terminal"))?;
+    let relayed = relay(&outputs, Shown::of(policy)).map_err(internal("the terminal"))?;
     let place = bounds::place(policy)?;
     let rules = sandbox::rules(&Plan {
         opened,

@@ -15,6 +15,7 @@ use keyhatch_policies::Policy;
 use rustix::fs::FileType;
 use rustix::termios::{OptionalActions, Termios};
 
+use super::sequences::Shown;
 use crate::limits::watch::Traffic;
 
 /// Whether the relay may touch the user's terminal: a prompt takes it away for a while.
@@ -152,7 +153,7 @@ fn keep(traffic: &Arc<Traffic>, kept: &Arc<Kept>) -> io::Result<Relayed> {
 }
 
 /// Prepares the descriptors from what this process has.
-pub(super) fn relay(wish: &Outputs) -> io::Result<Relayed> {
+pub(super) fn relay(wish: &Outputs, shown: Shown) -> io::Result<Relayed> {
     if let Outputs::Keep(traffic, kept) = wish {
         return keep(traffic, kept);
     }
@@ -167,18 +168,20 @@ pub(super) fn relay(wish: &Outputs) -> io::Result<Relayed> {
         Some(slave) if is_terminal(&stdin) => slave,
         _ => input(stdin.as_fd())?,
     };
-    let mut output = |fd: &dyn AsFd, to: fn() -> Box<dyn Write + Send>| -> io::Result<Stdio> {
+    let mut output = |fd: &dyn AsFd, to: Box<dyn Write + Send>| -> io::Result<Stdio> {
         match slave(&pty)? {
             Some(slave) if is_terminal(fd) => Ok(slave),
             _ => self::output(fd, to, wish, &mut outputs),
         }
     };
-    let out = output(&stdout, || Box::new(io::stdout()))?;
-    let err = output(&stderr, || Box::new(io::stderr()))?;
+    // Standard error alone may be a terminal too: the rest is then redirected.
+    let to = |fd: &dyn AsFd| if is_terminal(fd) { shown } else { Shown::Everything };
+    let out = output(&stdout, to(&stdout).writer(io::stdout()))?;
+    let err = output(&stderr, to(&stderr).writer(io::stderr()))?;
     let terminal = match pty {
         Some((master, slave)) => {
             drop(slave);
-            Some(start_terminal(master, wish.traffic(), &mut outputs)?)
+            Some(start_terminal(master, (wish.traffic(), shown), &mut outputs)?)
         }
         None => None,
     };
@@ -198,7 +201,7 @@ fn open_pty() -> io::Result<(File, OwnedFd)> {
 
 fn start_terminal(
     master: File,
-    traffic: &Arc<Traffic>,
+    (traffic, shown): (&Arc<Traffic>, Shown),
     outputs: &mut Vec<JoinHandle<()>>,
 ) -> io::Result<Terminal> {
     let master = Arc::new(master);
@@ -213,11 +216,11 @@ fn start_terminal(
     let counted = traffic.clone();
     outputs.push(std::thread::spawn(move || {
         let mut buffer = [0; 16 * 1024];
+        let mut out = shown.writer(io::stdout());
         // The slave's last close ends this with EIO: the command and everything it started are gone.
         while let Ok(read @ 1..) = (&*reader).read(&mut buffer) {
             counted.output.fetch_add(read as u64, Ordering::Relaxed);
             gate.wait();
-            let mut out = io::stdout();
             if out.write_all(&buffer[..read]).and_then(|()| out.flush()).is_err() {
                 return;
             }
@@ -276,7 +279,7 @@ fn input(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<Stdio> {
 
 fn output(
     fd: &dyn AsFd,
-    to: fn() -> Box<dyn Write + Send>,
+    mut to: Box<dyn Write + Send>,
     wish: &Outputs,
     outputs: &mut Vec<JoinHandle<()>>,
 ) -> io::Result<Stdio> {
@@ -286,7 +289,6 @@ fn output(
     let (mut reader, writer) = io::pipe()?;
     let traffic = wish.traffic().clone();
     outputs.push(std::thread::spawn(move || {
-        let mut to = to();
         let mut buffer = [0; 16 * 1024];
         while let Ok(read @ 1..) = reader.read(&mut buffer) {
             traffic.output.fetch_add(read as u64, Ordering::Relaxed);
