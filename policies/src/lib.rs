@@ -8,6 +8,7 @@ mod brief;
 mod explain;
 mod judge;
 mod limits;
+pub mod mechanism;
 pub mod network;
 mod network_toml;
 mod parse;

@@ -111,6 +111,10 @@ fn grants(rules: &SandboxRules, notes: &mut Vec<String>) -> Vec<Grant> {
             .flat_map(|path| [grant(path.as_ref(), May::Read), grant(path.as_ref(), May::WriteExisting)]),
     );
     grants.extend(devices());
+    if rules.terminal {
+        // Its own and no other: the user's other terminals have the same owner, and obey what is written to them.
+        grants.push(grant("/proc/self/fd/0".as_ref(), May::Device));
+    }
     grants.push(grant(&rules.fallback, May::Write));
     grants.extend(rules.home_source.iter().map(|home| grant(home, May::Write)));
     for mount in &rules.mounts {

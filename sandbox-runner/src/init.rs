@@ -73,6 +73,8 @@ fn grants(rules: &SandboxRules) -> Vec<Grant> {
         grant("/run".as_ref(), May::Connect),
     ];
     grants.extend(devices());
+    // Of the sandbox's own devpts: no terminal of the host's is there.
+    grants.extend(["/dev/ptmx", "/dev/pts"].map(|path| grant(path.as_ref(), May::Device)));
     grants.extend(writable.map(|mount| grant(&mount.target, May::Write)));
     grants.extend(["/tmp", "/dev/shm"].map(|path| grant(path.as_ref(), May::Write)));
     grants.push(grant(&rules.home, May::Write));

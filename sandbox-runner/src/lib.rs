@@ -16,6 +16,7 @@
 mod cgroup;
 mod command;
 pub mod error;
+mod facts;
 mod furniture;
 mod init;
 mod keyring;
@@ -58,7 +59,7 @@ struct Descriptors {
 /// Runs the runner: the process ends as the command did, or with 125 and a reason.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     mutation::read();
-    match prepare(arguments).and_then(|(rules, handoff)| launch::launch(&rules, handoff)) {
+    match start(arguments) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("keyhatch: {error}");
@@ -68,6 +69,31 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::from(NOT_BUILT)
         }
     }
+}
+
+fn start(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, RunError> {
+    let mut arguments = arguments.peekable();
+    match arguments.peek().and_then(|argument| argument.to_str()) {
+        Some("--facts") => tell(),
+        Some("--prove") => prove(arguments.nth(1)),
+        _ => prepare(arguments).and_then(|(rules, handoff)| launch::launch(&rules, handoff)),
+    }
+}
+
+/// Prints what the kernel gives, as JSON.
+fn tell() -> Result<ExitCode, RunError> {
+    let text = serde_json::to_string(&facts::all()).map_err(|_| RunError::Rules)?;
+    println!("{text}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the smallest sandbox and runs nothing in it: its start is the proof.
+fn prove(directory: Option<OsString>) -> Result<ExitCode, RunError> {
+    let rules = facts::smallest(directory.ok_or(RunError::Usage)?.into());
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(at("open", "a socket pair"))?;
+    let code = launch::launch(&rules, theirs.into());
+    drop(ours);
+    code
 }
 
 fn prepare(arguments: impl Iterator<Item = OsString>) -> Result<(SandboxRules, OwnedFd), RunError> {

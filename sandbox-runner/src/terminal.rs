@@ -1,7 +1,7 @@
 //! The session and its terminal: no signal and no key of the host's terminal crosses, and job control works inside.
 
 use keyhatch_policies::rules::SandboxRules;
-use rustix::process::{getpid, ioctl_tiocsctty, setpgid, setsid};
+use rustix::process::{getpgrp, getpid, ioctl_tiocsctty, setpgid, setsid};
 use rustix::termios::tcsetpgrp;
 
 use crate::error::{RunError, at};
@@ -25,7 +25,10 @@ pub(crate) fn lead(rules: &SandboxRules) -> Result<(), RunError> {
     if mutation::is_off(Mitigation::Session) {
         return Ok(());
     }
-    setpgid(None, None).map_err(at("lead", "a process group"))?;
+    // Who leads the session leads its group already.
+    if getpgrp() != getpid() {
+        setpgid(None, None).map_err(at("lead", "a process group"))?;
+    }
     if rules.terminal {
         // From the background this stops the caller with SIGTTOU, unless it is ignored; exec gets the default back.
         sys::ignore(libc::SIGTTOU);

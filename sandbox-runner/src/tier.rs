@@ -16,9 +16,9 @@ use crate::{mutation, namespaces};
 /// From this ABI on Landlock decides which local socket may be connected to.
 pub(crate) const ABI_LOCAL_SOCKETS: i32 = 9;
 /// From this ABI on signals and abstract sockets can be kept inside; below, nothing holds without namespaces.
-const ABI_SCOPES: i32 = 6;
+pub(crate) const ABI_SCOPES: i32 = 6;
 /// Ubuntu's switch: a namespace is given, and no power in it.
-const APPARMOR_RESTRICTION: &str = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+pub(crate) const APPARMOR_RESTRICTION: &str = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
 
 /// How much there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,18 @@ pub enum Tier {
     B,
     /// No namespaces, an older Landlock, seccomp without any socket.
     C,
+}
+
+impl Tier {
+    /// What it is made of.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::A => "namespaces, Landlock, seccomp",
+            Self::B => "Landlock and seccomp; local sockets by name, no network of its own",
+            Self::C => "Landlock and seccomp; no sockets at all",
+        }
+    }
 }
 
 impl fmt::Display for Tier {

@@ -3,6 +3,7 @@
 //! Every act is run twice by the same ordinary user on the same host: plainly, where it must work, and confined, where it
 //! must not. An act that does not work plainly proves nothing and fails the test.
 
+#[allow(dead_code, reason = "other suites use the rest")]
 mod theatre;
 
 use keyhatch_tests::World;

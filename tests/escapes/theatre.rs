@@ -64,6 +64,13 @@ impl Theatre {
         acts
     }
 
+    /// The same behind another command line.
+    pub fn play_behind(&self, prefix: &[&str]) -> Vec<Act> {
+        let acts = self.play(&[], prefix, true);
+        self.clear();
+        acts
+    }
+
     fn play(&self, only: &[&str], prefix: &[&str], inside: bool) -> Vec<Act> {
         let at = |name: &str| self.world.path(name).to_string_lossy().into_owned();
         let id = self.world.path("").to_string_lossy().replace('/', "-");

@@ -60,6 +60,8 @@ pub(crate) enum Command {
     },
     /// Print a paragraph for AGENTS.md or CLAUDE.md, so that an agent knows where it is.
     AgentNotes,
+    /// What this machine can confine, what is missing and how to get it; tries a sandbox.
+    Doctor(Doctor),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -80,7 +82,12 @@ impl Command {
     pub(crate) const fn acts_as_user(&self) -> bool {
         !matches!(
             self,
-            Self::Completions { .. } | Self::Man | Self::Inspect | Self::Harvest | Self::Policy(_)
+            Self::Completions { .. }
+                | Self::Doctor(_)
+                | Self::Man
+                | Self::Inspect
+                | Self::Harvest
+                | Self::Policy(_)
         )
     }
 }
@@ -99,6 +106,13 @@ pub(crate) struct Run {
     /// The command and its arguments [default: your $SHELL].
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    /// Print one object.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -6,6 +6,7 @@ mod audit;
 mod bounds;
 mod credential;
 mod decide;
+mod doctor;
 mod policy;
 mod prompt;
 mod result;
@@ -137,6 +138,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
             print(agent_notes::TEXT)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "keyhatch", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -238,7 +238,7 @@ async fn confined(
 }
 
 /// Finds a program of ours beside this one.
-fn beside(name: &str) -> Result<PathBuf, Failure> {
+pub(super) fn beside(name: &str) -> Result<PathBuf, Failure> {
     let own = std::env::current_exe().map_err(|e| Failure::internal("this program's place", &e))?;
     let path = own.with_file_name(name);
     if path.is_file() {
