@@ -27,6 +27,7 @@ pub mod pktline;
 pub mod registries;
 pub mod session;
 pub mod signer;
+pub mod ssh_agent;
 pub mod surface;
 pub mod sys;
 pub mod upstream;

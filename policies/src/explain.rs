@@ -6,7 +6,7 @@ use crate::judge::{judge, push_rules};
 use crate::pattern::{HostPattern, REMOTES, RemotePattern, Where};
 use crate::{
     CredentialChoice, HomeChoice, Judgement, Operation, Policy, Project, ProjectAccess, Rule, RuleDecision,
-    Service, TerminalAccess, network, sign,
+    Service, TerminalAccess, network, sign, ssh_agent,
 };
 
 /// Describes a policy, a rule a paragraph.
@@ -30,6 +30,7 @@ pub fn describe(policy: &Policy) -> String {
         ));
     }
     text.push_str(&sign::describe(policy));
+    text.push_str(&ssh_agent::describe(policy.ssh_agent()));
     text.push_str(&inside(policy));
     text.push_str(&network::describe(&policy.network));
     let minutes = policy.approval_timeout.as_secs() / 60;

@@ -18,6 +18,7 @@ mod repository;
 pub mod rules;
 mod sandbox;
 mod sign;
+mod ssh_agent;
 mod units;
 
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub use repository::{GitDirectory, RepositoryPolicy};
 pub use sandbox::{HidePatterns, HomeChoice, ProjectAccess, SandboxPolicy, TerminalAccess};
 
 pub use sign::SignOperation;
+pub use ssh_agent::SshAgentPolicy;
 
 use network::Network;
 use pattern::{RefPattern, Where};
@@ -46,6 +48,7 @@ pub struct Policy {
     fetch: Vec<Rule>,
     push: Vec<PushRule>,
     sign: Vec<sign::SignRule>,
+    ssh_agent: Option<SshAgentPolicy>,
     approval_timeout: Duration,
     limits: PushLimits,
     session_limits: SessionLimits,
@@ -253,6 +256,12 @@ impl Policy {
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The ssh-agent of its sessions; none where it is off.
+    #[must_use]
+    pub const fn ssh_agent(&self) -> Option<&SshAgentPolicy> {
+        self.ssh_agent.as_ref()
     }
 
     /// How long a person may take; then the answer is no.

@@ -14,8 +14,10 @@ use crate::place::PolicyError;
 use crate::repository::RepositoryToml;
 use crate::sandbox::SandboxToml;
 use crate::sign::SignToml;
+use crate::ssh_agent::SshAgentToml;
 use crate::{
-    CredentialChoice, Policy, PushRule, Rule, RuleDecision, limits, repository, sandbox, sign, units,
+    CredentialChoice, Policy, PushRule, Rule, RuleDecision, limits, repository, sandbox, sign, ssh_agent,
+    units,
 };
 
 /// How long a person may take, unless the policy says otherwise.
@@ -34,6 +36,7 @@ struct PolicyToml {
     push: Vec<PushToml>,
     #[serde(default)]
     sign: Vec<SignToml>,
+    ssh_agent: Option<SshAgentToml>,
     approval: Option<ApprovalToml>,
     limits: Option<LimitsToml>,
     sandbox: Option<SandboxToml>,
@@ -267,6 +270,7 @@ pub(crate) fn parse(text: &str, origin: &str) -> Result<Policy, PolicyError> {
         network: network_toml::network(&place, toml.network)?,
         repository: repository::parse(&place, toml.repository)?,
         sign: sign::parse(&place, toml.sign)?,
+        ssh_agent: ssh_agent::parse(&place, toml.ssh_agent)?,
         push: toml.push.into_iter().map(|rule| place.push(rule)).collect::<Result<_, _>>()?,
     };
     Ok(policy)

@@ -4,6 +4,7 @@
 //! hold anything illegal. No I/O beyond `Read` and `Write`, and nothing of the other crates.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod destination;
 pub mod frame;
 pub mod id;

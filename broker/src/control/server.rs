@@ -26,6 +26,7 @@ use crate::network;
 use crate::registries::Answer;
 use crate::session;
 use crate::session::report::SessionReport;
+use crate::ssh_agent;
 use crate::sys;
 
 /// How long a client may take to say what it wants.
@@ -172,7 +173,9 @@ async fn open_session(
     };
     let session = Arc::new(session);
     broker.add(session.clone());
-    let listening = front::listen_on_socket(broker, &session).and_then(|()| intake::listen(broker, &session));
+    let listening = front::listen_on_socket(broker, &session)
+        .and_then(|()| intake::listen(broker, &session))
+        .and_then(|()| ssh_agent::listen(broker, &session));
     if let Err(error) = listening {
         broker.end(&id, Vec::new()).await;
         return Some(failed(&chain(&error), "check that the runtime directory's path is short"));

@@ -262,16 +262,25 @@ pub(crate) async fn passphrase(file: &Path) -> Option<Zeroizing<String>> {
 
 /// The key that a policy names for its sessions' signatures.
 pub(crate) fn signing_key(name: &str) -> Result<Option<SshKey>, &'static str> {
+    key(name, CredentialKind::Signing).map(Some)
+}
+
+/// The key that a policy names for logging in.
+pub(crate) fn ssh_key(name: &str) -> Result<SshKey, &'static str> {
+    key(name, CredentialKind::Ssh)
+}
+
+fn key(name: &str, kind: CredentialKind) -> Result<SshKey, &'static str> {
     let found = find(name).map_err(|_| "the file of named credentials cannot be read")?;
     let credential = found.ok_or("the policy names a credential that keyhatch does not keep")?;
-    if credential.kind != CredentialKind::Signing {
-        return Err("the policy names a credential that is not for signing");
+    if credential.kind != kind {
+        return Err("the policy names a credential that is for something else");
     }
     let public = credential.public.as_deref().and_then(|line| PublicKey::from_openssh(line).ok());
     let public = public.ok_or("the named credential has no public key")?;
-    Ok(Some(match (credential.source, credential.file) {
+    Ok(match (credential.source, credential.file) {
         (CredentialSource::Keyring, _) => SshKey::in_keyring(public, credential.name),
         (CredentialSource::File, Some(path)) => SshKey::in_file(public, path),
         (CredentialSource::File, None) | (CredentialSource::Agent, _) => SshKey::in_agent(public),
-    }))
+    })
 }

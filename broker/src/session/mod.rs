@@ -24,6 +24,7 @@ use crate::network::{SessionNetwork, plan};
 use crate::paths::{Paths, PathsError, make_private};
 use crate::registries::{self, Answer};
 use crate::signer::{self, Signing};
+use crate::ssh_agent;
 
 use gitdir::{Ground, Keeper, Record, Source, nested};
 use report::Section;
@@ -272,6 +273,9 @@ pub async fn open(
         on_host,
     };
     furniture.files.extend(signs.files);
+    if policy.ssh_agent().is_some() {
+        furniture.env.insert("SSH_AUTH_SOCK".into(), format!("{SOCKETS_INSIDE}/{}", ssh_agent::SOCKET_NAME));
+    }
     furniture.notes.extend(signs.notes);
     furniture.notes.extend(plan::notes(policy.network()));
     let hosts = registries::hosts(&registries);

@@ -23,6 +23,7 @@ pub use locks::{LockedKey, Locks, UnlockError};
 pub use made::{Made, MadeSignature};
 pub use probe::{generate, test};
 pub use settings::{Inside, links};
+pub(crate) use ssh::read_text;
 pub use ssh::{NAMESPACE, SshKey};
 
 use crate::approval::Approved;

@@ -100,7 +100,7 @@ pub(super) fn expanded(path: &str) -> PathBuf {
 }
 
 /// A small text file; none where it cannot be read, or is not small or not text.
-pub(super) fn read_text(path: &Path, limit: u64) -> Option<zeroize::Zeroizing<String>> {
+pub(crate) fn read_text(path: &Path, limit: u64) -> Option<zeroize::Zeroizing<String>> {
     let mut text = zeroize::Zeroizing::new(String::new());
     File::open(path).ok()?.take(limit + 1).read_to_string(&mut text).ok()?;
     (text.len() as u64 <= limit).then_some(text)
@@ -139,6 +139,31 @@ impl SshKey {
     pub(super) fn line(&self) -> String {
         let bare = PublicKey::new(self.public.key_data().clone(), "");
         bare.to_openssh().unwrap_or_default().trim_end().to_owned()
+    }
+
+    /// The public key as ssh's protocols write it.
+    #[must_use]
+    pub fn blob(&self) -> Option<Vec<u8>> {
+        self.public.to_bytes().ok()
+    }
+
+    /// Whether it is an RSA key, whose signatures have a hash to choose.
+    #[must_use]
+    pub fn is_rsa(&self) -> bool {
+        matches!(self.public.algorithm(), Algorithm::Rsa { .. })
+    }
+
+    /// Signs a login: bytes that somebody has parsed as one.
+    ///
+    /// # Errors
+    /// When the private key cannot be had or refuses.
+    pub async fn login(
+        &self,
+        broker: &Broker,
+        data: Vec<u8>,
+        voice: &Voice,
+    ) -> Result<ssh_key::Signature, SignError> {
+        self.raw(broker, data, voice).await
     }
 
     /// Checks that git asks for this key.

@@ -1,0 +1,183 @@
+//! The session's ssh-agent: off by default; where a policy has one, it logs in where the policy says and signs nothing
+//! else. The clients are OpenSSH's own, against a real server.
+
+use std::path::{Path, PathBuf};
+
+use keyhatch_tests::{Finished, Running, SshServer, SshVersion, World, raw};
+use serde_json::Value;
+
+/// A user with a key for a server, and a session whose policy names both.
+struct Scene {
+    world: World,
+    _server: SshServer,
+    url: String,
+    port: String,
+    socket: PathBuf,
+    session: Running,
+}
+
+impl Scene {
+    /// `named` is the host of the policy; none for the server itself.
+    fn new(named: Option<&str>) -> Self {
+        let world = World::new();
+        let server = SshServer::start(&world, SshVersion::V2);
+        let url = server.url(Path::new("/"));
+        let port = url.rsplit(':').next().expect("a port").trim_end_matches('/').to_owned();
+        let directory = world.path(&format!("sshd-{port}"));
+        world.make_directory("home/.ssh");
+        let known = std::fs::read_to_string(directory.join("known_hosts")).expect("known hosts");
+        world.write("home/.ssh/known_hosts", &known);
+        let key = directory.join("id").display().to_string();
+        world.keyhatch(&["credential", "add", "ssh", "login", "--file", &key]).ok();
+        let host = named.map_or_else(|| format!("127.0.0.1:{port}"), str::to_owned);
+        let policy = format!(
+            "name = \"logs-in\"\ndescription = \"Logs in.\"\n[ssh_agent]\nkeys = [\"login\"]\nhosts = [\"{host}\"]\n"
+        );
+        world.policy("logs-in", &policy);
+        let project = world.project("p", "https://git.invalid/p");
+        let session = world.start(
+            &project,
+            "logs-in",
+            "echo $SSH_AUTH_SOCK > started; ssh-add -L > listed; while ! test -e go; do sleep 0.1; done",
+        );
+        world.wait_until("the session lists its keys", || {
+            std::fs::read_to_string(world.path("p/listed")).is_ok_and(|listed| !listed.is_empty())
+        });
+        let socket = raw::http_socket(&world).with_file_name("agent.sock");
+        Self { world, _server: server, url, port, socket, session }
+    }
+
+    /// A client that has the session's socket and no key of its own, as one inside with a route to the server has.
+    fn client(&self, program: &str, arguments: &[&str]) -> Finished {
+        let mut command = self.world.command(program);
+        command.env("SSH_AUTH_SOCK", &self.socket).args(arguments);
+        command.output().expect("it runs").into()
+    }
+
+    fn ssh(&self, options: &[&str], command: &str) -> Finished {
+        let known = self.world.path("home/.ssh/known_hosts").display().to_string();
+        let destination = format!("{}@127.0.0.1", self.world.user.name);
+        let known = format!("-oUserKnownHostsFile={known}");
+        let mut arguments = vec!["-F", "/dev/null", "-oBatchMode=yes", &known, "-p", &self.port];
+        arguments.extend(options);
+        arguments.extend([destination.as_str(), command]);
+        self.client("/usr/bin/ssh", &arguments)
+    }
+
+    fn refusals(&self) -> Vec<String> {
+        let refused = |record: &Value| record["event"] == "login-refused";
+        let records = self.world.audit().into_iter().filter(refused);
+        records.map(|record| record["reason"].as_str().expect("a reason").to_owned()).collect()
+    }
+
+    fn end(self) {
+        self.world.write("p/go", "");
+        self.session.finish().ok();
+    }
+}
+
+#[test]
+fn without_a_word_in_the_policy_there_is_no_agent() {
+    let world = World::new();
+    let project = world.project("p", "https://git.invalid/p");
+    let done = world.run(&project, "default", "echo \"[$SSH_AUTH_SOCK]\"; ls /run/keyhatch").ok();
+    assert!(done.stdout.contains("[]") && !done.stdout.contains("agent.sock"), "{done:?}");
+}
+
+#[test]
+fn ssh_and_scp_log_in_to_a_named_host_with_a_named_key_and_it_is_recorded() {
+    let scene = Scene::new(None);
+    let inside = std::fs::read_to_string(scene.world.path("p/started")).expect("a name");
+    assert_eq!(inside.trim(), "/run/keyhatch/agent.sock");
+    let key =
+        std::fs::read_to_string(scene.world.path(&format!("sshd-{}/id.pub", scene.port))).expect("a key");
+    let listed = std::fs::read_to_string(scene.world.path("p/listed")).expect("a list");
+    assert_eq!(listed.lines().count(), 1);
+    assert_eq!(listed.split(' ').nth(1), key.split(' ').nth(1));
+    assert_eq!(scene.ssh(&[], "echo hello").ok().stdout, "hello\n");
+    scene.world.write("home/sent", "a file\n");
+    let known = format!("-oUserKnownHostsFile={}", scene.world.path("home/.ssh/known_hosts").display());
+    let to = format!(
+        "scp://{}@127.0.0.1:{}/{}",
+        scene.world.user.name,
+        scene.port,
+        scene.world.path("home/got").display()
+    );
+    scene.client("/usr/bin/scp", &["-O", "-F", "/dev/null", "-oBatchMode=yes", &known, "sent", &to]).ok();
+    assert_eq!(std::fs::read_to_string(scene.world.path("home/got")).expect("it came"), "a file\n");
+    let audit = scene.world.audit();
+    let logins: Vec<&Value> = audit.iter().filter(|record| record["event"] == "login-signed").collect();
+    assert_eq!(logins.len(), 2);
+    assert_eq!(logins[0]["host"], format!("127.0.0.1:{}", scene.port));
+    assert_eq!(logins[0]["user"], scene.world.user.name);
+    assert!(scene.url.contains(&scene.port));
+    scene.end();
+}
+
+#[test]
+fn a_host_that_the_policy_does_not_name_gets_no_login() {
+    let scene = Scene::new(Some("git.example.org"));
+    let refused = scene.ssh(&[], "echo hello").fails();
+    assert!(refused.stderr.contains("Permission denied"), "{refused:?}");
+    assert!(
+        scene.refusals()[0].contains("is not known for a host that the policy names"),
+        "{:?}",
+        scene.refusals()
+    );
+    scene.end();
+}
+
+#[test]
+fn a_revoked_server_gets_no_login() {
+    let scene = Scene::new(None);
+    let known = scene.world.path("home/.ssh/known_hosts");
+    let text = std::fs::read_to_string(&known).expect("known hosts");
+    let key = text.split_once(' ').expect("a line").1;
+    // The client reads another file: what counts is the user's own.
+    let client = scene.world.write("home/client_hosts", &text);
+    scene.world.write("home/.ssh/known_hosts", &format!("{text}@revoked * {key}"));
+    let option = format!("-oUserKnownHostsFile={}", client.display());
+    let destination = format!("{}@127.0.0.1", scene.world.user.name);
+    let refused = scene.client(
+        "/usr/bin/ssh",
+        &["-F", "/dev/null", "-oBatchMode=yes", &option, "-p", &scene.port, &destination, "true"],
+    );
+    refused.fails();
+    assert!(scene.refusals()[0].contains("is revoked in known_hosts"), "{:?}", scene.refusals());
+    scene.end();
+}
+
+#[test]
+fn signatures_additions_locks_and_forwarding_are_refused() {
+    let scene = Scene::new(None);
+    let public = scene.world.path(&format!("sshd-{}/id.pub", scene.port));
+    let public = public.display().to_string();
+    let other = scene.world.path("home/other").display().to_string();
+    let made =
+        scene.world.command("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &other]).status();
+    assert!(made.expect("ssh-keygen runs").success());
+    scene.world.write("home/data", "data\n");
+    // SSHSIG with the private half out of reach: only the agent could sign.
+    scene.world.write("home/only.pub", &std::fs::read_to_string(&public).expect("a key"));
+    for namespace in ["git", "file"] {
+        scene.client("ssh-keygen", &["-Y", "sign", "-n", namespace, "-f", "only.pub", "-U", "data"]).fails();
+    }
+    assert!(!scene.world.path("home/data.sig").exists());
+    scene.client("ssh-add", &["-q", &other]).fails();
+    scene.client("ssh-add", &["-q", "-D"]).fails();
+    scene.client("ssh-add", &["-q", "-d", &public]).fails();
+    scene.client("ssh-add", &["-T", &public]).fails();
+    let before = scene.refusals();
+    assert!(before.iter().any(|why| why == "only logins are signed here"), "{before:?}");
+    assert!(before.iter().any(|why| why == "only listing and logging in are served"), "{before:?}");
+    // Forwarded, the agent is good for nothing on the other machine.
+    let hop = format!(
+        "ssh -F /dev/null -oBatchMode=yes -oStrictHostKeyChecking=no -p {} 127.0.0.1 echo HOPPED",
+        scene.port
+    );
+    let hopped = scene.ssh(&["-A"], &hop);
+    assert!(!hopped.stdout.contains("HOPPED"), "{hopped:?}");
+    let refusals = scene.refusals();
+    assert!(refusals.iter().any(|why| why.contains("is not forwarded to another machine")), "{refusals:?}");
+    scene.end();
+}
