@@ -1,0 +1,150 @@
+//! What may depend on what: the crates' boundaries, licences and sources, from `cargo metadata`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Each crate of ours, and the ones of ours that it may use.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("keyhatch-protocol", &[]),
+    ("keyhatch-policies", &["keyhatch-protocol"]),
+    ("keyhatch-helper", &["keyhatch-protocol"]),
+    ("keyhatch-run", &["keyhatch-protocol", "keyhatch-policies"]),
+    ("keyhatch-broker", &["keyhatch-protocol", "keyhatch-policies"]),
+    ("keyhatch-tests", &["keyhatch-protocol"]),
+];
+/// Crates that touch secrets, the network or hostile objects: in the broker's tree alone.
+const BROKER_ONLY: &[&str] =
+    &["axum", "git2", "hyper", "keyring", "keyring-core", "reqwest", "russh", "rustls", "tokio", "zbus"];
+
+struct Tree {
+    root: &'static Path,
+    names: BTreeMap<String, String>,
+    /// What each package is built from, development dependencies left out.
+    needs: BTreeMap<String, Vec<String>>,
+    packages: Vec<Value>,
+}
+
+fn tree() -> Tree {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    cargo.current_dir(root).args(["metadata", "--format-version", "1", "--locked", "--offline"]);
+    let output = cargo.output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let list = |value: &Value| value.as_array().expect("an array").clone();
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let packages = list(&metadata["packages"]);
+    let names = packages.iter().map(|package| (text(&package["id"]), text(&package["name"]))).collect();
+    let is_built = |dependency: &&Value| {
+        list(&dependency["dep_kinds"]).iter().any(|kind| kind["kind"] != Value::from("dev"))
+    };
+    let needs = list(&metadata["resolve"]["nodes"])
+        .iter()
+        .map(|node| {
+            let needed = list(&node["deps"]);
+            (
+                text(&node["id"]),
+                needed.iter().filter(is_built).map(|dependency| text(&dependency["pkg"])).collect(),
+            )
+        })
+        .collect();
+    Tree { root, names, needs, packages }
+}
+
+impl Tree {
+    fn id(&self, name: &str) -> &str {
+        let found = self.names.iter().find(|(_, of)| of.as_str() == name);
+        found.map(|(id, _)| id.as_str()).unwrap_or_else(|| panic!("{name} is not in the tree"))
+    }
+
+    /// Everything that a package is built from, by name.
+    fn reaches(&self, name: &str) -> BTreeSet<&str> {
+        let (mut found, mut waiting) = (BTreeSet::new(), vec![self.id(name)]);
+        while let Some(id) = waiting.pop() {
+            for needed in &self.needs[id] {
+                if found.insert(self.names[needed].as_str()) {
+                    waiting.push(needed);
+                }
+            }
+        }
+        found
+    }
+}
+
+#[test]
+fn crates_of_ours_use_only_those_that_they_may() {
+    let tree = tree();
+    let ours: BTreeSet<&str> =
+        tree.names.values().map(String::as_str).filter(|n| n.starts_with("keyhatch-")).collect();
+    assert_eq!(ours, MAY_USE.iter().map(|(name, _)| *name).collect());
+    for (name, may) in MAY_USE {
+        let reached = tree.reaches(name);
+        let of_ours: Vec<&&str> =
+            reached.iter().filter(|n| n.starts_with("keyhatch-") && !may.contains(n)).collect();
+        assert!(of_ours.is_empty(), "{name} uses {of_ours:?}");
+    }
+}
+
+#[test]
+fn secrets_the_network_and_hostile_objects_are_the_brokers_alone() {
+    let tree = tree();
+    for (name, _) in
+        MAY_USE.iter().filter(|(name, _)| *name != "keyhatch-broker" && *name != "keyhatch-tests")
+    {
+        let reached = tree.reaches(name);
+        let beyond: Vec<&&str> =
+            BROKER_ONLY.iter().filter(|crate_name| reached.contains(**crate_name)).collect();
+        assert!(beyond.is_empty(), "{name} is built from {beyond:?}");
+    }
+    assert!(tree.reaches("keyhatch-broker").contains("git2"), "the walk finds what is there");
+}
+
+#[test]
+fn licences_and_sources_are_those_that_deny_toml_names() {
+    let tree = tree();
+    let text = std::fs::read_to_string(tree.root.join("deny.toml")).expect("deny.toml");
+    let deny: toml::Table = text.parse().expect("TOML");
+    let allowed: Vec<&str> = deny["licenses"]["allow"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(toml::Value::as_str)
+        .collect();
+    let banned: Vec<&str> = deny["bans"]["deny"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|ban| ban["crate"].as_str())
+        .collect();
+    for package in &tree.packages {
+        let name = package["name"].as_str().expect("a name");
+        assert!(!banned.contains(&name), "{name} is banned");
+        let licence = package["license"].as_str().unwrap_or_else(|| panic!("{name} names no licence"));
+        let parsed = spdx::Expression::parse_mode(licence, spdx::ParseMode::LAX).expect(licence);
+        let fits = parsed.evaluate(|wanted| {
+            wanted.license.id().is_some_and(|id| allowed.contains(&id.name)) && wanted.addition.is_none()
+        });
+        assert!(fits, "{name} is under {licence}");
+        let source = &package["source"];
+        let is_registry = source.as_str().is_some_and(|source| source.starts_with("registry+"));
+        assert!(source.is_null() || is_registry, "{name} comes from {source}");
+    }
+}
+
+#[test]
+fn no_file_is_longer_than_a_story_and_unsafe_code_is_in_sys_alone() {
+    let tree = tree();
+    let listed =
+        Command::new("git").current_dir(tree.root).args(["ls-files", "*.rs"]).output().expect("git runs");
+    let listed = String::from_utf8(listed.stdout).expect("names are text");
+    assert!(listed.lines().count() > 50, "{listed}");
+    for file in listed.lines() {
+        let text = std::fs::read_to_string(tree.root.join(file)).unwrap_or_default();
+        assert!(text.lines().count() <= 620, "{file} has {} lines", text.lines().count());
+        let is_sys = file.ends_with("/src/sys.rs") || file.starts_with("tests/");
+        assert!(is_sys || !text.contains("unsafe {"), "{file} has unsafe code");
+    }
+}

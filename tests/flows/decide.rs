@@ -1,0 +1,124 @@
+//! Deciding from another terminal: what is listed, what a decision names, and every way in which one comes to nothing.
+
+use std::path::PathBuf;
+
+use keyhatch_tests::{Running, SshServer, SshVersion, World};
+use serde_json::Value;
+
+struct Scene {
+    world: World,
+    _server: SshServer,
+    upstream: PathBuf,
+    project: PathBuf,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let world = World::new();
+        let server = SshServer::start(&world, SshVersion::V2);
+        let upstream = world.upstream("r.git", "sha1");
+        let project = world.project("p", &server.url(&upstream));
+        Self { world, _server: server, upstream, project }
+    }
+
+    fn push(&self, policy: &str) -> Running {
+        self.world.start(&self.project, policy, "git push --porcelain origin main 2>&1; echo code $?")
+    }
+}
+
+#[test]
+fn the_list_is_an_array_of_objects_with_everything_that_is_promised() {
+    let scene = Scene::new();
+    let world = &scene.world;
+    assert_eq!(world.keyhatch(&["pending", "--json"]).ok().stdout, "[]\n");
+    let mut wait = world.command(world.path("bin/keyhatch"));
+    wait.args(["pending", "--json", "--wait"]);
+    let wait = world.spawn(wait);
+    let push = scene.push("default");
+    let listed: Value = serde_json::from_str(&wait.finish().ok().stdout).expect("JSON");
+    let asked = &listed[0];
+    for field in ["id", "session", "operation", "remote", "digest", "created", "expires", "updates"] {
+        assert!(!asked[field].is_null(), "{field}: {asked}");
+    }
+    let update = &asked["updates"][0];
+    assert_eq!((update["ref"].as_str(), update["kind"].as_str()), (Some("refs/heads/main"), Some("create")));
+    assert_eq!(update["old"].as_str(), Some("0".repeat(40).as_str()));
+    assert_eq!(update["new"].as_str(), Some(world.tip(&scene.project, "main").as_str()));
+    assert_eq!(asked["expires"].as_u64().expect("a time") - asked["created"].as_u64().expect("a time"), 600);
+    let id = asked["id"].as_str().expect("an id");
+    let shown = world.keyhatch(&["show", id, "--diff"]).ok();
+    for expected in
+        ["refs/heads/main", "new at", "Add README", "+hello", "credential  host", "rule        own remotes"]
+    {
+        assert!(shown.stdout.contains(expected), "{expected}: {shown:?}");
+    }
+    world.keyhatch(&["deny", id]).ok();
+    push.finish();
+}
+
+#[test]
+fn deciding_twice_late_wrongly_or_on_an_unknown_id_fails_with_a_sentence() {
+    let scene = Scene::new();
+    let world = &scene.world;
+    let none = world.keyhatch(&["approve", "123456"]).fails();
+    assert!(none.stderr.contains("no broker is running"), "{none:?}");
+    let push = scene.push("default");
+    let id = world.pending_id();
+    let unknown = world.keyhatch(&["approve", "000000"]).fails();
+    assert!(unknown.stderr.contains("no approval request 000000 is pending"), "{unknown:?}");
+    assert!(unknown.stderr.contains("hint: keyhatch pending lists what waits"), "{unknown:?}");
+    let not_an_id = world.keyhatch(&["approve", "../../x"]).fails();
+    assert!(not_an_id.stderr.contains("6 lower-case hexadecimal digits"), "{not_an_id:?}");
+    let other = world.keyhatch(&["approve", &id, "--digest", &"0".repeat(64)]).fails();
+    assert!(other.stderr.contains("is not the operation that was shown"), "{other:?}");
+    let digest = world.pending()["digest"].as_str().expect("a digest").to_owned();
+    world.keyhatch(&["approve", &id, "--digest", &digest]).ok();
+    for verb in ["approve", "deny"] {
+        let twice = world.keyhatch(&[verb, &id]).fails();
+        assert!(twice.stderr.contains(&format!("request {id} was already approved")), "{twice:?}");
+    }
+    assert!(push.finish().ok().stdout.contains("code 0"));
+}
+
+#[test]
+fn no_answer_in_time_is_a_no() {
+    let scene = Scene::new();
+    let world = &scene.world;
+    let shipped = include_str!("../../policies/default.toml");
+    let text = shipped.replace("name        = \"default\"", "name = \"impatient\"");
+    world.policy("impatient", &format!("{text}\n[approval]\ntimeout = \"2s\"\n"));
+    let pushed = scene.push("impatient").finish();
+    assert!(pushed.stdout.contains("nobody answered in time"), "{pushed:?}");
+    assert!(pushed.stdout.contains("code 1"), "{pushed:?}");
+    assert_eq!(world.tip(&scene.upstream, "main"), "");
+}
+
+#[test]
+fn a_no_sticks_for_the_same_push_and_names_itself() {
+    let scene = Scene::new();
+    let world = &scene.world;
+    let script = "git push --porcelain origin main; git push --porcelain origin main; echo again $?";
+    let run = world.start(&scene.project, "default", script);
+    let id = world.pending_id();
+    world.keyhatch(&["deny", &id, "--reason", "ask me tomorrow"]).ok();
+    let ran = run.finish();
+    assert_eq!(ran.stdout.matches("refused by the user: ask me tomorrow").count(), 2, "{ran:?}");
+}
+
+#[test]
+fn what_a_session_wrote_is_shown_escaped_and_refs_stay_in_view() {
+    let scene = Scene::new();
+    let world = &scene.world;
+    let script = "printf 'a\\033[2Jb' > \"$(printf 'x\\033]0;title\\007y')\"; git add -A; \
+                  git commit -qm \"$(printf 'subject\\033[31m\\342\\200\\256evil %0500d' 1)\"; git push -q origin HEAD:refs/heads/evil";
+    let push = world.start(&scene.project, "default", script);
+    let id = world.pending_id();
+    let shown = world.keyhatch(&["show", &id, "--diff"]).ok();
+    assert!(!shown.stdout.contains('\u{1b}') && !shown.stdout.contains('\u{202e}'), "{shown:?}");
+    assert!(shown.stdout.contains("\\u{1b}[31m\\u{202e}evil"), "{shown:?}");
+    let at = |text: &str| shown.stdout.find(text).unwrap_or_else(|| panic!("{text}: {shown:?}"));
+    assert!(at("refs/heads/evil") < at("text that the session wrote"));
+    assert!(at("text that the session wrote") < at("subject"));
+    world.keyhatch(&["deny", &id]).ok();
+    push.finish();
+}

@@ -1,0 +1,124 @@
+//! Which repositories a session reaches, with which credential, and what of the user's git is there inside.
+
+use keyhatch_tests::{HttpsServer, SshServer, SshVersion, World};
+
+#[test]
+fn an_initialised_submodule_is_fetched_freely_and_pushed_only_as_the_policy_says() {
+    let world = World::new();
+    let server = SshServer::start(&world, SshVersion::V2);
+    let (outer, inner) = (world.upstream("outer.git", "sha1"), world.upstream("inner.git", "sha1"));
+    let seed = world.project("seed", &server.url(&inner));
+    world.git(&seed, &["push", "--quiet", "origin", "main"]).ok();
+    let project = world.project("p", &server.url(&outer));
+    world.git(&project, &["submodule", "--quiet", "add", &server.url(&inner), "lib"]).ok();
+    world.git(&project, &["commit", "--quiet", "-m", "Add a submodule"]).ok();
+    world.git(&project, &["push", "--quiet", "origin", "main"]).ok();
+    let script = "git submodule update --init && git -C lib fetch origin && git -C lib log --oneline && \
+                  git clone -q --recurse-submodules $(git remote get-url origin) /tmp/all && ls /tmp/all/lib; \
+                  git -C lib push origin HEAD:refs/heads/x; echo code $?";
+    let ran = world.run(&project, "default", script);
+    assert!(ran.stdout.contains("Add README") && ran.stdout.contains("README"), "{ran:?}");
+    assert!(ran.stdout.contains("code 1") || ran.stdout.contains("code 128"), "{ran:?}");
+    assert!(ran.stderr.contains("no rule allows pushing to this remote"), "{ran:?}");
+    assert_eq!(world.tip(&inner, "x"), "");
+}
+
+#[test]
+fn a_neighbouring_repository_is_asked_for_and_fetched_without_the_users_login() {
+    let world = World::new();
+    let server = HttpsServer::start(&world);
+    server.trust(&world);
+    server.log_in(&world);
+    world.upstream("own.git", "sha1");
+    world.upstream("private.git", "sha1");
+    let project = world.project("p", &server.url("own.git"));
+    let run = world.start(
+        &project,
+        "default",
+        &format!("git ls-remote {}; echo code $?", server.url("private.git")),
+    );
+    let asked = world.pending();
+    assert_eq!(
+        (asked["operation"].as_str(), asked["credential"].as_str()),
+        (Some("fetch"), Some("none")),
+        "{asked}"
+    );
+    world.keyhatch(&["approve", asked["id"].as_str().expect("an id")]).ok();
+    let ran = run.finish();
+    assert!(ran.stdout.contains("code 128"), "the server wants a login, and the session has none: {ran:?}");
+    assert!(ran.stderr.contains("no credential is known for 127.0.0.1"), "{ran:?}");
+
+    let open = HttpsServer::start_open(&world);
+    open.trust(&world);
+    world.keyhatch(&["broker", "--stop"]).ok();
+    world.git(&project, &["remote", "set-url", "origin", &open.url("own.git")]).ok();
+    let run = world.start(
+        &project,
+        "default",
+        &format!("git ls-remote {} && echo reached", open.url("private.git")),
+    );
+    world.approve_next();
+    assert!(run.finish().ok().stdout.contains("reached"));
+    let elsewhere = world.run(&project, "default", "git ls-remote https://elsewhere.example/r.git").fails();
+    assert!(
+        elsewhere.stderr.contains("Could not resolve") || elsewhere.stderr.contains("not brokered"),
+        "{elsewhere:?}"
+    );
+}
+
+#[test]
+fn the_users_identity_and_harmless_preferences_are_inside_and_programs_are_not() {
+    let world = World::new();
+    let set = |key: &str, value: &str| world.git(&world.home(), &["config", "--global", key, value]).ok();
+    set("alias.st", "status --short");
+    set("alias.bad", "!touch /tmp/ran");
+    set("core.pager", "touch /tmp/paged");
+    set("core.hooksPath", "/tmp/hooks");
+    set("pull.rebase", "true");
+    set("core.excludesFile", &world.write("home/.gitignore-mine", "*.mine\n").to_string_lossy());
+    let project = world.project("p", "https://h.example/p.git");
+    let script = "git config user.name; git config user.email; git config init.defaultBranch; git config pull.rebase; \
+                  touch a.mine b.other; git st; git bad; git config core.pager; git config core.hooksPath; git config credential.helper; ls /tmp";
+    let ran = world.run(&project, "default", script);
+    for expected in ["Ada Lovelace", "ada@example.org", "main", "true", "?? b.other"] {
+        assert!(ran.stdout.contains(expected), "{expected}: {ran:?}");
+    }
+    assert!(!ran.stdout.contains("a.mine"), "the user's excludes hold: {ran:?}");
+    assert!(
+        !ran.stdout.contains("ran") && !ran.stdout.contains("paged") && !ran.stdout.contains("/tmp/hooks"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn push_options_are_shown_and_make_an_approval_good_for_once_only() {
+    let world = World::new();
+    let server = SshServer::start(&world, SshVersion::V2);
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    let push = world.start(&project, "default", "git push -o merge_request.create -o ci.skip origin main");
+    let asked = world.pending();
+    assert_eq!(asked["push_options"], serde_json::json!(["merge_request.create", "ci.skip"]));
+    let id = asked["id"].as_str().expect("an id");
+    let session = world.keyhatch(&["approve", id, "--session"]).fails();
+    assert!(session.stderr.contains("only be approved once"), "{session:?}");
+    world.keyhatch(&["approve", id]).ok();
+    push.finish().ok();
+}
+
+#[test]
+fn where_user_namespaces_are_missing_it_refuses_with_a_reason_and_a_hint() {
+    let world = World::new();
+    let project = world.make_directory("plain");
+    // No further user namespace may be made below this one.
+    let script = format!(
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec {} run --project {} -- true",
+        world.path("bin/keyhatch").display(),
+        project.display()
+    );
+    let mut command = world.command("unshare");
+    command.args(["--user", "--map-root-user", "sh", "-c"]).arg(script.replace(" run ", " --as-root run "));
+    let refused = world.spawn(command).finish().fails();
+    assert!(refused.stderr.contains("user namespaces"), "{refused:?}");
+    assert!(refused.stderr.contains("hint: "), "{refused:?}");
+}

@@ -1,0 +1,76 @@
+//! `keyhatch run` at a terminal: it feels as without keyhatch, and the prompt is the person's alone.
+
+use keyhatch_tests::{SshServer, SshVersion, Terminal, World};
+
+#[test]
+fn a_push_is_asked_over_the_agents_own_terminal_and_typed_ahead_keys_approve_nothing() {
+    let world = World::new();
+    let server = SshServer::start(&world, SshVersion::V2);
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    let script = "keyhatch run -- sh -c \"echo the-agents-own-screen; while ! test -e go; do sleep 0.1; done; git push -q origin main; echo code \\$?\"";
+    let terminal = Terminal::open(&world, &project, script);
+    terminal.shows("the-agents-own-screen");
+    // Typed before anything is asked.
+    terminal.keys(&["a", "a", "a"]);
+    world.write("p/go", "");
+    let shown = terminal.shows("a  approve once");
+    assert!(shown.contains("create") && shown.contains("refs/heads/main"), "{shown}");
+    assert!(!shown.contains("the-agents-own-screen"), "the agent's screen is put aside: {shown}");
+    // Typed as the prompt appears: it has not been seen yet.
+    terminal.keys(&["a"]);
+    assert_eq!(world.tip(&upstream, "main"), "");
+    assert_eq!(world.pending()["operation"], "push", "still undecided");
+    terminal.keys(&["v"]);
+    terminal.shows("+hello");
+    // After a moment of quiet the key counts.
+    let approved = (0..20).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(1000));
+        terminal.keys(&["a"]);
+        terminal.screen().contains("code 0")
+    });
+    let screen = terminal.shows("code 0");
+    assert!(approved && screen.contains("the-agents-own-screen"), "the screen is given back: {screen}");
+    assert_eq!(world.tip(&upstream, "main"), world.tip(&project, "main"));
+}
+
+#[test]
+fn a_prompt_can_be_answered_elsewhere_and_denied_here() {
+    let world = World::new();
+    let server = SshServer::start(&world, SshVersion::V2);
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    let script = "keyhatch run -- sh -c \"git push -q origin main; echo code \\$?; git push -q origin main:other; echo next \\$?\"";
+    let terminal = Terminal::open(&world, &project, script);
+    terminal.shows("a  approve once");
+    world.approve_next();
+    terminal.shows("code 0");
+    terminal.shows("refs/heads/other");
+    terminal.keys(&["d"]);
+    terminal.shows("next 1");
+    assert_eq!(world.tip(&upstream, "other"), "");
+}
+
+#[test]
+fn keys_signals_size_and_job_control_are_the_commands_own() {
+    let world = World::new();
+    let project = world.make_directory("plain");
+    let terminal = Terminal::open(&world, &project, "keyhatch run -- bash --norc --noprofile -i");
+    terminal.keys(&["PS1='in$ '", "Enter"]);
+    terminal.shows("in$ ");
+    terminal.keys(&["stty size", "Enter"]);
+    terminal.shows("30 100");
+    terminal.resize(90, 25);
+    terminal.keys(&["stty size", "Enter"]);
+    terminal.shows("25 90");
+    terminal.keys(&["sleep 500", "Enter"]);
+    terminal.keys(&["C-z"]);
+    terminal.shows("Stopped");
+    terminal.keys(&["jobs", "Enter"]);
+    terminal.keys(&["fg", "Enter"]);
+    terminal.keys(&["C-c"]);
+    terminal.keys(&["echo interrupted $?", "Enter"]);
+    terminal.shows("interrupted 130");
+    terminal.keys(&["exit 7", "Enter"]);
+    terminal.shows("ended 7");
+}
