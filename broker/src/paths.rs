@@ -51,7 +51,6 @@ impl Paths {
     /// # Errors
     /// When one cannot be made, or is not private to this user.
     pub fn of_user() -> Result<Self, PathsError> {
-        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
         let home = absolute("HOME").ok_or(PathsError::NoHome)?;
         let uid = rustix::process::getuid().as_raw();
         let runtime = match absolute("XDG_RUNTIME_DIR") {
@@ -163,6 +162,17 @@ impl Paths {
     pub fn cache(&self) -> PathBuf {
         self.state.join("cache")
     }
+}
+
+/// The user's configuration directory: `$XDG_CONFIG_HOME`, else `~/.config` (XDG Base Directory Specification).
+#[must_use]
+pub fn config_home() -> Option<PathBuf> {
+    absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))
+}
+
+/// A variable that holds an absolute path; the specification says to ignore any other.
+fn absolute(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// Makes a directory with mode 0700, or checks that an existing one is private.

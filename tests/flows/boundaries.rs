@@ -125,7 +125,7 @@ fn licences_and_sources_are_those_that_deny_toml_names() {
         let licence = package["license"].as_str().unwrap_or_else(|| panic!("{name} names no licence"));
         let parsed = spdx::Expression::parse_mode(licence, spdx::ParseMode::LAX).expect(licence);
         let fits = parsed.evaluate(|wanted| {
-            wanted.license.id().is_some_and(|id| allowed.contains(&id.name)) && wanted.addition.is_none()
+            wanted.license.id().is_some_and(|id| allowed.contains(&id.name)) && wanted.exception.is_none()
         });
         assert!(fits, "{name} is under {licence}");
         let source = &package["source"];

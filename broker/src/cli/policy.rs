@@ -13,6 +13,7 @@ use keyhatch_protocol::{Facts, ObjectFormat, ObjectId, RefName, Remote, UpdateFa
 
 use super::args::{Explain, Policy};
 use super::{Failure, print};
+use crate::paths::config_home;
 
 /// Longest policy file, in bytes: the shipped ones have under 4 KiB.
 const MAX_POLICY: u64 = 256 * 1024;
@@ -45,9 +46,7 @@ pub(super) fn find(name: &str, project: Option<&Path>) -> Result<Source, Failure
 }
 
 fn own_directory() -> Option<PathBuf> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-    let config = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
-    Some(config.join("keyhatch/policies"))
+    Some(config_home()?.join("keyhatch/policies"))
 }
 
 /// Reads a policy file. Owner and mode are checked on the opened file, not on the path.

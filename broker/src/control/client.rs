@@ -123,6 +123,10 @@ fn start(paths: &Paths) -> Result<Client, ClientError> {
     let program = std::env::current_exe().map_err(failed)?;
     let mut broker = Command::new(program);
     broker.args(["broker", "--detached"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    if rustix::process::getuid().is_root() {
+        // The command was let through with this flag, or it would not be here.
+        broker.arg("--as-root");
+    }
     broker.current_dir("/").process_group(0);
     let mut broker = broker.spawn().map_err(failed)?;
     let deadline = Instant::now() + START_PATIENCE;

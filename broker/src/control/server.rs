@@ -237,7 +237,18 @@ async fn pending(stream: &UnixStream, broker: &Broker, wait: bool) -> Option<Rep
         tokio::select! {
             changed = changes.changed() => changed.ok()?,
             () = tokio::time::sleep_until(deadline) => return Some(Reply::Pending { requests: Vec::new() }),
-            gone = stream.readable() => gone.ok().and(None)?,
+            () = client_left(stream) => return None,
+        }
+    }
+}
+
+/// Waits until the client closes its end. Being readable is a hint that can be stale: only a read tells.
+async fn client_left(stream: &UnixStream) {
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // It says nothing more after its request: an end, an error, or a client that is none of ours.
+            _ => return,
         }
     }
 }

@@ -14,6 +14,7 @@ use ssh_key::{PrivateKey, PublicKey};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::paths::config_home;
 use crate::signer::SshKey;
 
 /// The service that our items in the keyring belong to.
@@ -122,9 +123,7 @@ struct FileToml {
 
 /// Where the names stand.
 fn path() -> Option<PathBuf> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let config = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
-    Some(config.join("keyhatch/credentials.toml"))
+    Some(config_home()?.join("keyhatch/credentials.toml"))
 }
 
 /// All named credentials.

@@ -223,6 +223,7 @@ pub async fn open(
     for (role, target) in signer::links() {
         std::os::unix::fs::symlink(target, sockets.join(role)).map_err(OpenError::Write)?;
     }
+    let (excludes, excluding) = git.excludes().unzip();
     let project = Project {
         remotes: git.remotes.clone(),
         submodules: git.submodules.clone(),
@@ -262,7 +263,7 @@ pub async fn open(
     let on_host = OnHost::open(policy.network()).await.map_err(OpenError::Write)?;
     let own_loopback = format!("http://127.0.0.1:{FRONT_END_PORT}");
     let front_end = on_host.as_ref().map_or(own_loopback.as_str(), OnHost::base);
-    let preferences = [git.preferences, signs.settings].concat();
+    let preferences = [git.preferences, signs.settings, Vec::from_iter(excluding)].concat();
     let inside = git_config::inside(&policy, &project, &preferences, front_end);
     let mut furniture = Furniture {
         mounts,
@@ -276,6 +277,7 @@ pub async fn open(
     if policy.ssh_agent().is_some() {
         furniture.env.insert("SSH_AUTH_SOCK".into(), format!("{SOCKETS_INSIDE}/{}", ssh_agent::SOCKET_NAME));
     }
+    furniture.files.extend(excludes);
     furniture.notes.extend(signs.notes);
     furniture.notes.extend(plan::notes(policy.network()));
     let hosts = registries::hosts(&registries);

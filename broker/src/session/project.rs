@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keyhatch_policies::rules::Mount;
+use keyhatch_policies::rules::{FileInside, Mount};
 use keyhatch_protocol::Remote;
 use thiserror::Error;
 use tokio::process::Command;
@@ -18,9 +18,15 @@ use super::git_config::{Setting, is_harmless_preference, parse_list, render};
 use super::gitdir::nested::MAX_NESTED;
 use super::gitdir::{DotGit, Repository, Source};
 use crate::credential::ProjectSecrets;
+use crate::paths::config_home;
 
 /// A `git config` takes milliseconds; one that hangs waits for a network file system.
 const CONFIG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the user's own excludes are inside.
+const EXCLUDES_INSIDE: &str = "/etc/gitexcludes";
+/// Most bytes of them: people have a screen or two.
+const MAX_EXCLUDES: u64 = 64 * 1024;
 
 /// The project cannot be used.
 #[derive(Debug, Error)]
@@ -114,6 +120,21 @@ impl ProjectGit {
             self.sources.push(source);
         }
         Ok(())
+    }
+
+    /// What the user's own git ignores everywhere, as a file inside with its setting; none where there is nothing.
+    /// gitignore(5): `core.excludesFile`, else `git/ignore` in the configuration directory.
+    #[must_use]
+    pub fn excludes(&self) -> Option<(FileInside, Setting)> {
+        let named = self.user.iter().rev().find(|setting| setting.key == "core.excludesfile");
+        let file = match named {
+            Some(setting) => expanded(&setting.value),
+            None => config_home()?.join("git/ignore"),
+        };
+        let mut content = String::new();
+        fs::File::open(file).ok()?.take(MAX_EXCLUDES).read_to_string(&mut content).ok()?;
+        let setting = Setting { key: "core.excludesfile".into(), value: EXCLUDES_INSIDE.into() };
+        Some((FileInside { path: EXCLUDES_INSIDE.into(), content }, setting))
     }
 
     /// A repository's configuration as git lists it: the shared file, then the worktree's own.
