@@ -39,7 +39,7 @@ fn tree() -> Tree {
     let packages = list(&metadata["packages"]);
     let names = packages.iter().map(|package| (text(&package["id"]), text(&package["name"]))).collect();
     let is_built = |dependency: &&Value| {
-        list(&dependency["dep_kinds"]).iter().any(|kind| kind["kind"] != Value::from("dev"))
+        list(&dependency["dep_kinds"]).iter().any(|kind| kind["kind"].as_str() != Some("dev"))
     };
     let needs = list(&metadata["resolve"]["nodes"])
         .iter()
