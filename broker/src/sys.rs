@@ -89,3 +89,71 @@ pub fn children_usage() -> ChildrenUsage {
         largest: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
     }
 }
+
+/// A system call that waits for its observer: `seccomp_unotify(2)`.
+#[derive(Debug, Clone, Copy)]
+pub struct Notification {
+    /// Names it in the answer.
+    pub id: u64,
+    /// The thread, by its number here.
+    pub pid: u32,
+    /// The call's number.
+    pub call: i64,
+    /// Its arguments, as they were in registers: nobody can change them any more.
+    pub arguments: [u64; 6],
+}
+
+/// What becomes of such a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The kernel does it, as it would have without an observer.
+    GoOn,
+    /// EPERM.
+    Refuse,
+}
+
+// _IOWR('!', 0, struct seccomp_notif) and _IOWR('!', 1, struct seccomp_notif_resp), linux/seccomp.h
+const NOTIFICATION_RECEIVE: libc::c_ulong = 0xC050_2100;
+const NOTIFICATION_SEND: libc::c_ulong = 0xC018_2101;
+
+/// Receives the next call that waits.
+///
+/// # Errors
+/// What the kernel says: ENOENT where its process was killed meanwhile.
+#[allow(unsafe_code)]
+pub fn next_notification(listener: BorrowedFd<'_>) -> io::Result<Notification> {
+    use std::os::fd::AsRawFd;
+    // JUSTIFICATION: no safe crate in this tree speaks seccomp_unotify. SAFETY: the structure is plain data that must be
+    // zero before the call, which fills it and keeps no pointer.
+    let (result, notification) = unsafe {
+        let mut notification: libc::seccomp_notif = std::mem::zeroed();
+        let result = libc::ioctl(listener.as_raw_fd(), NOTIFICATION_RECEIVE, &raw mut notification);
+        (result, notification)
+    };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Notification {
+        id: notification.id,
+        pid: notification.pid,
+        call: notification.data.nr.into(),
+        arguments: notification.data.args,
+    })
+}
+
+/// Answers one.
+///
+/// # Errors
+/// What the kernel says: ENOENT where its process was killed meanwhile.
+#[allow(unsafe_code)]
+pub fn answer_notification(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let (error, flags) = match answer {
+        Answer::GoOn => (0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        Answer::Refuse => (-libc::EPERM, 0),
+    };
+    let response = libc::seccomp_notif_resp { id, val: 0, error, flags };
+    // JUSTIFICATION: as above. SAFETY: the structure lives across the call, which reads it and keeps no pointer.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIFICATION_SEND, &raw const response) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -31,7 +31,7 @@ pub use judge::{brokered, judge, judge_ref, judge_remote};
 pub use limits::{Bytes, SessionLimits, Span};
 pub use place::PolicyError;
 pub use repository::{GitDirectory, RepositoryPolicy};
-pub use sandbox::{HidePatterns, HomeChoice, ProjectAccess, SandboxPolicy, TerminalAccess};
+pub use sandbox::{HidePatterns, HomeChoice, ProjectAccess, SandboxPolicy, TerminalAccess, tool_line};
 
 pub use sign::SignOperation;
 pub use ssh_agent::SshAgentPolicy;

@@ -39,6 +39,8 @@ pub struct SandboxRules {
     pub limits: Limits,
     /// Whether the descriptor of a cgroup's `cgroup.procs` comes over the hand-off socket before anything else.
     pub cgroup: bool,
+    /// Whether calls that name a path or an address, and those that are refused, are looked at from outside.
+    pub observe: bool,
     /// What the policy insists on: without it nothing starts.
     pub require: Vec<Requirement>,
     /// Whether nothing is said at the start: the command's standard error is read by a program.

@@ -236,6 +236,41 @@ pub(crate) fn parse(text: &Text<'_>, given: Option<SandboxToml>) -> Result<Sandb
     })
 }
 
+/// The policy line that would show a path of the user's home: the tool that it belongs to.
+///
+/// # Errors
+/// Why no policy shows it.
+pub fn tool_line(below_home: &str) -> Result<String, &'static str> {
+    if is_within(below_home, SECRET_PLACES) || is_within(below_home, &[".netrc", ".npmrc", ".pypirc"]) {
+        return Err("secrets live there: no session sees them");
+    }
+    let parts: Vec<&str> = below_home.split('/').filter(|part| !part.is_empty()).collect();
+    // As little as is one thing: a directory of a tool's, not what holds it and others.
+    let depth = if is_within(below_home, MIXED_PLACES) {
+        MIXED_PLACES
+            .iter()
+            .filter(|place| is_within(below_home, &[place]))
+            .map(|place| place.split('/').count())
+            .max()
+    } else {
+        None
+    };
+    let taken: Vec<&str> = parts.iter().take(depth.unwrap_or(0) + 1).copied().collect();
+    if taken.is_empty() || MIXED_PLACES.contains(&taken.join("/").as_str()) {
+        return Err("this holds secrets too: a policy names one directory in it");
+    }
+    Ok(format!("[sandbox] tools = [\"~/{}\"]", taken.join("/")))
+}
+
+/// Whether a path is one of these places or below one. Case and all: some homes are on file systems that ignore it.
+fn is_within(path: &str, places: &[&str]) -> bool {
+    let lower = path.to_ascii_lowercase();
+    places.iter().any(|place| {
+        let rest = lower.strip_prefix(place.to_ascii_lowercase().as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
 /// A directory or file below the user's home.
 fn place_in_home(text: &Text<'_>, given: &Spanned<String>) -> Result<String, PolicyError> {
     let help = "tools = [\"~/.cargo/bin\", \"~/.rustup\"]: each is one directory below your home";
@@ -249,14 +284,8 @@ fn place_in_home(text: &Text<'_>, given: &Spanned<String>) -> Result<String, Pol
     if !path.split('/').all(plain) {
         return Err(wrong("this is not a plain path"));
     }
-    // Case and all: some homes are on file systems that ignore it.
     let lower = path.to_ascii_lowercase();
-    let within = |place: &&&str| {
-        lower
-            .strip_prefix(place.to_ascii_lowercase().as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    if SECRET_PLACES.iter().any(|place| within(&place)) {
+    if is_within(path, SECRET_PLACES) {
         return Err(wrong("secrets live there: no session sees them"));
     }
     if MIXED_PLACES.iter().any(|place| lower == place.to_ascii_lowercase()) {
@@ -342,6 +371,18 @@ mod tests {
         }
         for shown in [".env.example", ".envrc", "env", "keys.rs", "a.pem.md", "id_rsa.pub", "Cargo.toml"] {
             assert!(!hide.hides(shown), "{shown}");
+        }
+    }
+
+    #[test]
+    fn the_line_that_would_show_a_path_names_one_tool_and_no_secret() {
+        assert_eq!(tool_line(".cargo/bin/cargo").as_deref(), Ok("[sandbox] tools = [\"~/.cargo\"]"));
+        assert_eq!(
+            tool_line(".local/share/uv/python/x").as_deref(),
+            Ok("[sandbox] tools = [\"~/.local/share/uv\"]")
+        );
+        for none in [".ssh/id_rsa", ".aws", ".config", ".local/share", ".netrc", ""] {
+            assert!(tool_line(none).is_err(), "{none}");
         }
     }
 

@@ -4,6 +4,7 @@ use keyhatch_policies::rules::SandboxRules;
 
 use crate::error::{RunError, at};
 use crate::mutation::{self, Mitigation};
+use crate::observer::Observer;
 use crate::sys;
 use crate::tier::Chosen;
 use crate::{privileges, probe, ruleset, seccomp, terminal};
@@ -17,6 +18,7 @@ pub(crate) fn become_it(
     rules: &SandboxRules,
     chosen: &Chosen,
     grants: Vec<ruleset::Grant>,
+    observer: Observer,
 ) -> Result<i32, RunError> {
     terminal::lead(rules)?;
     let landlock = ruleset::prepare(grants, chosen.tier)?;
@@ -25,7 +27,7 @@ pub(crate) fn become_it(
     privileges::forbid_new()?;
     landlock.enforce()?;
     // Last, because the steps above make calls that it refuses.
-    filter.enforce()?;
+    filter.enforce(observer)?;
     probe::enforce(rules, chosen)?;
     if !mutation::is_off(Mitigation::Descriptors) {
         sys::close_from(3).map_err(at("close", "descriptors"))?;

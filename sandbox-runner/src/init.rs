@@ -9,6 +9,7 @@ use keyhatch_policies::rules::SandboxRules;
 
 use crate::cgroup::Cgroup;
 use crate::error::{RunError, at};
+use crate::observer::Observer;
 use crate::ruleset::{Grant, May, devices};
 use crate::supervise::{announce, die_with_parent, reap};
 use crate::sys::{self, Forked};
@@ -19,7 +20,7 @@ use crate::{command, keyring, limits, privileges, root, terminal};
 pub(crate) fn run(
     rules: &SandboxRules,
     chosen: &Chosen,
-    cgroup: Cgroup,
+    (cgroup, observer): (Cgroup, Observer),
     (mut status, alive): (PipeWriter, PipeReader),
 ) -> Result<i32, RunError> {
     die_with_parent()?;
@@ -42,7 +43,7 @@ pub(crate) fn run(
     let command = match sys::fork().map_err(at("fork", "the command"))? {
         Forked::Child => {
             drop(status);
-            return command::become_it(rules, chosen, grants(rules));
+            return command::become_it(rules, chosen, grants(rules), observer);
         }
         Forked::Parent(pid) => pid,
     };

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getppid, wait};
 
 use crate::cgroup::Cgroup;
 use crate::error::{RunError, at};
+use crate::observer::Observer;
 use crate::outer::{mirror, said};
 use crate::supervise::{Ended, announce, die_with_parent, reap_while};
 use crate::sys::{self, Forked};
@@ -55,7 +56,8 @@ pub(crate) fn run(
                 privileges::drop_capabilities()?;
                 std::env::set_current_dir(&rules.cwd)
                     .map_err(at("enter", rules.cwd.display().to_string()))?;
-                command::become_it(&rules, chosen, grants)
+                // Without namespaces an observer could not tell what is inside from what is not.
+                command::become_it(&rules, chosen, grants, Observer::none())
             };
             std::process::exit(said(confined()))
         }

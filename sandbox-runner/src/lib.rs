@@ -26,6 +26,7 @@ mod limits;
 mod mutation;
 mod namespaces;
 mod network;
+mod observer;
 mod outer;
 mod privileges;
 mod probe;

@@ -12,7 +12,7 @@ use crate::error::{RunError, at};
 use crate::supervise::Ended;
 use crate::sys::{self, Forked};
 use crate::tier::Chosen;
-use crate::{NOT_BUILT, init, network};
+use crate::{NOT_BUILT, init, network, observer};
 
 /// Starts init in the namespaces that this process has entered, and waits for it.
 pub(crate) fn run(
@@ -24,6 +24,7 @@ pub(crate) fn run(
         Some(sockets) => sockets.enforce(&handoff)?,
         None => network::hand_over(&[], &handoff)?,
     }
+    let observer = observer::prepare(rules, &handoff)?;
     drop(handoff);
     sys::hold_signals(true).map_err(at("hold", "signals"))?;
     let (status_reader, status_writer) = std::io::pipe().map_err(at("open", "a pipe"))?;
@@ -32,7 +33,12 @@ pub(crate) fn run(
     match sys::fork().map_err(at("fork", "init"))? {
         Forked::Child => {
             drop((status_reader, alive_writer));
-            std::process::exit(said(init::run(rules, chosen, cgroup, (status_writer, alive_reader))))
+            std::process::exit(said(init::run(
+                rules,
+                chosen,
+                (cgroup, observer),
+                (status_writer, alive_reader),
+            )))
         }
         Forked::Parent(init) => {
             drop((status_writer, alive_reader));

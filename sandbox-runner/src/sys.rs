@@ -127,6 +127,29 @@ pub fn load_filter(steps: &[libc::sock_filter]) -> io::Result<()> {
     checked(result).map(drop)
 }
 
+/// Loads a seccomp filter with an observer, and returns the observer's end: `seccomp_unotify(2)`.
+///
+/// # Errors
+/// What the kernel says; EACCES where `no_new_privs` is not set.
+pub fn load_observed_filter(steps: &[libc::sock_filter]) -> io::Result<OwnedFd> {
+    /// Linux 5.19: a call that is being looked at is not interrupted by signals that do not kill.
+    const WAIT_KILLABLE: libc::c_ulong = 1 << 5;
+    let length = u16::try_from(steps.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+    let program = libc::sock_fprog { len: length, filter: steps.as_ptr().cast_mut() };
+    let load = |flags: libc::c_ulong| {
+        // JUSTIFICATION: no safe crate loads a filter with a listener. SAFETY: as in `load_filter`.
+        let result = unsafe {
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
+        };
+        checked(result)
+    };
+    let listener = load(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | WAIT_KILLABLE)
+        .or_else(|_| load(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER))?;
+    let number = RawFd::try_from(listener).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // JUSTIFICATION: the number comes from the kernel. SAFETY: it is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// The newest Landlock ABI of the kernel: `landlock_create_ruleset(2)` LANDLOCK_CREATE_RULESET_VERSION.
 ///
 /// # Errors

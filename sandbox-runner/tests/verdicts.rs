@@ -74,6 +74,7 @@ fn word(number: u32, layers: &'static [&'static [Entry]]) -> &'static str {
     match call_named(number, layers) {
         None | Some((_, Verdict::Absent)) => "ENOSYS",
         Some((_, Verdict::Allow)) => "allow",
+        Some((_, Verdict::Observe | Verdict::ObserveUnless(_))) => "observed",
         Some((_, Verdict::Refuse)) => "EPERM",
         Some((_, Verdict::RefuseWhen(_))) => "by argument",
     }

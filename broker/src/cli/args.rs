@@ -100,6 +100,9 @@ pub(crate) struct Run {
     /// A shipped policy, one of ~/.config/keyhatch/policies, or a file.
     #[arg(long, value_name = "NAME|FILE", default_value = "default")]
     pub(crate) policy: String,
+    /// Look at what the command wants and does not get, and say at the end which line of the policy would allow it. Slower.
+    #[arg(long)]
+    pub(crate) explain: bool,
     /// Keep the command's output and print one object: exit code, output, what was used, which limit was hit.
     #[arg(long)]
     pub(crate) json: bool,
@@ -220,6 +223,9 @@ pub(crate) struct ShowSession {
     /// Print what it connected to and what was refused, all of it.
     #[arg(long, conflicts_with = "json")]
     pub(crate) network: bool,
+    /// Only what was refused, and the policy line that would allow each.
+    #[arg(long)]
+    pub(crate) denials: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -18,7 +18,15 @@ use crate::sys;
 #[derive(Debug)]
 pub(super) struct Held {
     cgroup: Cgroup,
-    line: tokio::net::UnixStream,
+    line: Line,
+}
+
+/// Blocking while sockets are handed over: the flag belongs to the socket, whichever descriptor sets it.
+#[derive(Debug)]
+enum Line {
+    Blocking(UnixStream),
+    Watched(tokio::net::UnixStream),
+    Lost,
 }
 
 /// What the kernel said at the end.
@@ -69,9 +77,7 @@ pub(super) async fn admit(
         Ok(cgroup) => {
             let door = cgroup.door().map_err(internal)?;
             sys::send_descriptors(handoff.as_fd(), &[door.as_fd()]).map_err(internal)?;
-            let line = handoff.try_clone().map_err(internal)?;
-            line.set_nonblocking(true).map_err(internal)?;
-            let line = tokio::net::UnixStream::from_std(line).map_err(internal)?;
+            let line = Line::Blocking(handoff.try_clone().map_err(internal)?);
             Ok(Some(Held { cgroup, line }))
         }
         Err(error) => {
@@ -84,10 +90,22 @@ pub(super) async fn admit(
 }
 
 impl Held {
+    /// Starts to listen for the command's end: nothing else is handed over on that line any more.
+    pub(super) fn listen(mut self) -> std::io::Result<Self> {
+        if let Line::Blocking(line) = std::mem::replace(&mut self.line, Line::Lost) {
+            line.set_nonblocking(true)?;
+            self.line = Line::Watched(tokio::net::UnixStream::from_std(line)?);
+        }
+        Ok(self)
+    }
+
     /// Waits until the command has ended.
     pub(super) async fn farewell(&self) {
-        // A byte, or the end of the line where the runner died: either way it is over.
-        drop(self.line.readable().await);
+        match &self.line {
+            // A byte, or the end of the line where the runner died: either way it is over.
+            Line::Watched(line) => drop(line.readable().await),
+            Line::Blocking(_) | Line::Lost => std::future::pending().await,
+        }
     }
 
     /// Kills everything inside at once.
@@ -99,6 +117,10 @@ impl Held {
     pub(super) fn conclude(self) -> Told {
         let told = Told { hits: self.cgroup.hits(), peak: self.cgroup.peak() };
         self.cgroup.end();
+        // The runner waits for a word, or for the end of the line, which others may hold open.
+        if let Line::Watched(line) = &self.line {
+            drop(line.try_write(b"E"));
+        }
         told
     }
 }

@@ -16,6 +16,7 @@ use rustix::io::FdFlags;
 use tokio::process::Child;
 
 use super::args::Run;
+use super::bounds::Held;
 use super::result::{RunResult, Used};
 use super::sandbox::Plan;
 use super::sequences::Shown;
@@ -28,6 +29,7 @@ use crate::control::{OpenedSession, Reply, Request};
 use crate::inside::{Host, Inside};
 use crate::limits::watch::{Traffic, Watch, Watched};
 use crate::limits::{self, Hit};
+use crate::observe::{self, Denial, Observation, View};
 use crate::paths::Paths;
 use crate::session::gitdir;
 use crate::session::report::Section;
@@ -76,10 +78,12 @@ pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
     let runtime = runtime.map_err(|e| Failure::internal("the runtime", &e))?;
     let kept = args.json.then(|| Kept::of(&policy));
     let made = Made { opened: &opened, policy: &policy, inside: &inside, project: project.as_deref() };
-    let outcome = runtime.block_on(confined(&paths, made, (start, command), kept.clone()));
+    let outcome = runtime.block_on(confined(&paths, made, (start, command), (kept.clone(), args.explain)));
     // The session ends with the connection that opened it at the latest, however this process dies.
     let hits = outcome.as_ref().map(|outcome| outcome.hits.clone()).unwrap_or_default();
-    conclude(&paths, &opened.session, limits::section(&hits).into_iter().collect());
+    let denials = outcome.as_ref().map(|outcome| outcome.denials.clone()).unwrap_or_default();
+    let sections = limits::section(&hits).into_iter().chain(observe::section(&denials));
+    conclude(&paths, &opened.session, sections.collect());
     drop(session);
     let outcome = outcome?;
     if let Some(kept) = &kept {
@@ -103,6 +107,7 @@ struct Outcome {
     ended: Ended,
     hits: Vec<Hit>,
     used: Used,
+    denials: Vec<Denial>,
 }
 
 /// The command's own code, or a shell's number for the signal that ended it.
@@ -169,7 +174,7 @@ async fn confined(
     paths: &Paths,
     made: Made<'_>,
     (cwd, command): (Option<PathBuf>, Vec<OsString>),
-    kept: Option<Arc<Kept>>,
+    (kept, observe): (Option<Arc<Kept>>, bool),
 ) -> Result<Outcome, Failure> {
     let internal = |what: &'static str| move |error: io::Error| Failure::internal(what, &error);
     let Made { opened, policy, inside, project } = made;
@@ -191,6 +196,7 @@ async fn confined(
         command: &command,
         terminal: relayed.terminal.is_some() && rustix::termios::isatty(io::stdin()),
         cgroup: place.is_some(),
+        observe,
     })?;
     let Relayed { stdio, terminal, outputs } = relayed;
     let (mut runner, handoff) = start(&rules, stdio)?;
@@ -199,7 +205,17 @@ async fn confined(
         Some(place) => bounds::admit(place, policy, &opened.session, (pid, &handoff)).await?,
         None => None,
     };
+    let observer =
+        if observe { Some(handoff.try_clone().map_err(internal("the hand-off socket"))?) } else { None };
     attach(paths, &opened.session, handoff, &mut runner).await?;
+    let observation = match observer {
+        Some(line) => {
+            let reads = project.filter(|_| policy.sandbox().project == ProjectAccess::Read);
+            Some(observation(line, View::of(&rules, reads)).await?)
+        }
+        None => None,
+    };
+    let held = held.map(Held::listen).transpose().map_err(internal("the hand-off socket"))?;
     let mut watch = Watch::start(
         policy,
         Watched {
@@ -234,7 +250,22 @@ async fn confined(
     let children = sys::children_usage();
     let peak = ended.told.peak.unwrap_or_else(|| watch.peak().max(children.largest));
     let used = Used { peak, wall, children };
-    Ok(Outcome { ended, hits, used })
+    let denials = observation.map(Observation::finish).unwrap_or_default();
+    Ok(Outcome { ended, hits, used, denials })
+}
+
+/// Takes the observer's end of the filter from the runner; none where the runner has no namespaces of its own.
+async fn observation(line: UnixStream, view: View) -> Result<Observation, Failure> {
+    use std::os::fd::AsFd;
+    let received = tokio::task::spawn_blocking(move || sys::receive_descriptors(line.as_fd())).await;
+    let listener = received.ok().and_then(Result::ok).and_then(|mut descriptors| descriptors.pop());
+    let listener = listener.ok_or_else(|| {
+        Failure::unavailable(
+            "nothing can be explained here",
+            "it takes a sandbox with namespaces: keyhatch doctor",
+        )
+    })?;
+    Ok(Observation::start(listener, view))
 }
 
 /// Finds a program of ours beside this one.

@@ -74,6 +74,8 @@ pub(super) struct Plan<'p> {
     pub(super) terminal: bool,
     /// Whether a cgroup limits memory, processes and processor.
     pub(super) cgroup: bool,
+    /// Whether what is refused is explained.
+    pub(super) observe: bool,
 }
 
 /// The user's home, and where it is inside.
@@ -84,7 +86,7 @@ pub(super) fn home() -> PathBuf {
 
 /// Makes the rules for one run.
 pub(super) fn rules(plan: &Plan<'_>) -> Result<SandboxRules, Failure> {
-    let Plan { opened, policy, inside, helper, cwd, command, terminal, cgroup } = plan;
+    let Plan { opened, policy, inside, helper, cwd, command, terminal, cgroup, observe } = plan;
     let (home, user) = (home(), user_name());
     let mut mounts =
         vec![Mount { source: (*helper).to_owned(), target: HELPER_INSIDE.into(), read_only: true }];
@@ -110,6 +112,7 @@ pub(super) fn rules(plan: &Plan<'_>) -> Result<SandboxRules, Failure> {
         terminal: *terminal,
         limits: limits(policy.session_limits(), *cgroup),
         cgroup: *cgroup,
+        observe: *observe,
         quiet: false,
         require: policy.sandbox().require.clone(),
         fallback: fallback(opened),
@@ -131,7 +134,8 @@ fn limits(session: &SessionLimits, cgroup: bool) -> Limits {
     Limits {
         open_files: Some(OPEN_FILES),
         file_bytes: None,
-        processes: Some(session.processes),
+        // The cgroup counts what is inside alone, and says when it refused: it comes first.
+        processes: Some(if cgroup { session.processes + 16 } else { session.processes }),
         data_bytes: data,
         memory_files: Some(session.disk),
     }

@@ -8,7 +8,7 @@ use super::{Failure, paths, print, print_json};
 use crate::control::client::{Client, ClientError};
 use crate::control::{Reply, Request};
 use crate::session::report::SessionReport;
-use crate::surface;
+use crate::{observe, surface};
 
 pub(super) fn session(args: &Session) -> Result<ExitCode, Failure> {
     match args {
@@ -51,10 +51,22 @@ fn show(args: &ShowSession) -> Result<ExitCode, Failure> {
             other => return Err(unexpected(&other)),
         },
     };
+    let mut report = report;
+    if args.denials {
+        let about = [observe::SECTION, "network", "limits"];
+        report.sections.retain(|section| about.contains(&section.name.as_str()));
+    }
     match (args.json, args.network) {
         (true, _) => print_json(&report)?,
         (false, true) => print(&network(&report))?,
         (false, false) => print(&surface::report(&report))?,
+    }
+    if args.denials && !args.json && report.sections.is_empty() {
+        let hint = "keyhatch run --explain looks at paths and system calls too";
+        print(&format!(
+            "  nothing was seen to be refused; {hint}
+"
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

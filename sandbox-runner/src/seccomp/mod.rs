@@ -4,12 +4,14 @@
 //! starts. Nothing is computed at start: the programs are constants.
 
 mod allowed;
+mod observed;
 pub mod program;
 mod refused;
 pub mod table;
 
 use crate::error::RunError;
 use crate::mutation;
+use crate::observer::Observer;
 use crate::sys;
 use crate::tier::Tier;
 use program::Program;
@@ -35,7 +37,11 @@ pub(crate) fn prepare(tier: Tier) -> Filter {
 
 impl Filter {
     /// Enforces it on this process and everything it starts. `no_new_privs` must be set.
-    pub(crate) fn enforce(self) -> Result<(), RunError> {
+    pub(crate) fn enforce(self, observer: Observer) -> Result<(), RunError> {
+        if observer.is_wanted() {
+            let listener = sys::load_observed_filter(observed::program().steps());
+            return observer.hand_over(&listener.map_err(|source| RunError::Filter { source })?);
+        }
         let loaded = match mutation::filter() {
             Some(program) => sys::load_filter(program.steps()),
             None => sys::load_filter(self.0.steps()),

@@ -127,15 +127,20 @@ impl Program {
             Verdict::Allow => self.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW)),
             Verdict::Refuse => self.push(step(RETURN, 0, 0, REFUSED)),
             Verdict::Absent => self.push(step(RETURN, 0, 0, ABSENT)),
-            Verdict::RefuseWhen(clauses) => {
-                let mut clause = 0;
-                while clause < clauses.len() {
-                    self.clause(clauses[clause]);
-                    clause += 1;
-                }
-                self.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
-            }
+            Verdict::Observe => self.push(step(RETURN, 0, 0, libc::SECCOMP_RET_USER_NOTIF)),
+            Verdict::RefuseWhen(clauses) => self.clauses(clauses, libc::SECCOMP_RET_ALLOW),
+            Verdict::ObserveUnless(clauses) => self.clauses(clauses, libc::SECCOMP_RET_USER_NOTIF),
         }
+    }
+
+    /// Refuses where one of them holds; else answers as said.
+    const fn clauses(&mut self, clauses: &[&[Test]], otherwise: u32) {
+        let mut clause = 0;
+        while clause < clauses.len() {
+            self.clause(clauses[clause]);
+            clause += 1;
+        }
+        self.push(step(RETURN, 0, 0, otherwise));
     }
 
     /// Refuses where all tests hold; else goes on behind itself.

@@ -16,6 +16,10 @@ pub enum Verdict {
     Refuse,
     /// ENOSYS.
     Absent,
+    /// An observer looks at it, and answers or lets the kernel do it.
+    Observe,
+    /// EPERM where all tests of one of these clauses hold; else as [`Verdict::Observe`].
+    ObserveUnless(&'static [&'static [Test]]),
     /// EPERM where all tests of one of these clauses hold; else the kernel does it.
     RefuseWhen(&'static [&'static [Test]]),
 }

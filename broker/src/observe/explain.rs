@@ -1,0 +1,147 @@
+//! Why something is not to be had inside, and which line of a policy would change that.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use keyhatch_policies::rules::SandboxRules;
+use keyhatch_policies::tool_line;
+use keyhatch_protocol::text::shown;
+use rustix::fs::{Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstatvfs, openat2};
+
+use super::Denial;
+use super::request::Request;
+use crate::sys::Notification;
+
+/// What a sandbox was made of, as far as it explains what is missing.
+#[derive(Debug, Clone)]
+pub struct View {
+    home: PathBuf,
+    /// Files with an empty one mounted over.
+    hidden: Vec<PathBuf>,
+    /// Everything of the host that is mounted.
+    shown: Vec<PathBuf>,
+    /// Where the project is, when it can only be read.
+    read_only_project: Option<PathBuf>,
+}
+
+impl View {
+    /// Takes what matters from the rules.
+    #[must_use]
+    pub fn of(rules: &SandboxRules, read_only_project: Option<&Path>) -> Self {
+        let is_empty = |source: &Path| source.file_name().is_some_and(|name| name == "empty");
+        let hidden = rules.mounts.iter().filter(|mount| mount.read_only && is_empty(&mount.source));
+        let hidden = hidden.map(|mount| mount.target.clone()).collect();
+        let session = Path::new("/run/keyhatch");
+        let shown = rules.mounts.iter().map(|mount| mount.target.clone()).filter(|target| target != session);
+        Self {
+            home: rules.home.clone(),
+            shown: shown.collect(),
+            hidden,
+            read_only_project: read_only_project.map(Path::to_owned),
+        }
+    }
+}
+
+/// Places that are the kernel's or the session's own: what is missing there is missing on purpose, and everywhere.
+const OWN_PLACES: &[&str] = &["/proc", "/dev", "/sys", "/tmp", "/run/keyhatch"];
+
+/// What the command misses there; none where it gets it, or where the host has not got it either.
+pub(super) fn missing(request: &Request, view: &View) -> Option<Denial> {
+    match request {
+        Request::Address(address) if address.ip().is_loopback() || address.port() == 0 => None,
+        Request::Address(address) => Some(Denial {
+            program: String::new(),
+            object: address.to_string(),
+            why: "there is no network but the proxy, which is asked by name".into(),
+            line: Some(format!("[network] allow = [\"HOST:{}\"]", address.port())),
+        }),
+        Request::Path { pid, path, writes } => {
+            let own = OWN_PLACES.iter().any(|place| path.starts_with(place));
+            let of_the_host =
+                [&view.home].into_iter().chain(&view.shown).any(|place| path.starts_with(place));
+            if (own && !of_the_host) || !path.is_absolute() {
+                return None;
+            }
+            missing_path(*pid, path, *writes, view)
+        }
+    }
+}
+
+fn missing_path(pid: u32, path: &Path, writes: bool, view: &View) -> Option<Denial> {
+    let denial = |why: &str, line: Option<String>| {
+        Some(Denial { program: String::new(), object: shown(&path.to_string_lossy()), why: why.into(), line })
+    };
+    let Some(found) = open_inside(pid, path) else {
+        if writes {
+            let parent = path.parent().and_then(|parent| open_inside(pid, parent))?;
+            return if is_read_only(&parent) {
+                denial("its directory can only be read", written(path, view))
+            } else {
+                None
+            };
+        }
+        // The host's own answer: a path that is nowhere is not the sandbox's doing.
+        std::fs::symlink_metadata(path).ok()?;
+        let (why, line) = match path.strip_prefix(&view.home).ok().and_then(Path::to_str) {
+            Some(below) => match tool_line(below) {
+                Ok(line) => ("it is yours, and not shown", Some(line)),
+                Err(reason) => (reason, None),
+            },
+            None => ("the sandbox shows no more of the system", None),
+        };
+        return denial(why, line);
+    };
+    if view.hidden.iter().any(|hidden| hidden == path) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        return denial("it is hidden: shown empty", Some(format!("[sandbox] show = [\"{}\"]", shown(&name))));
+    }
+    if writes && is_read_only(&found) {
+        return denial("it can only be read", written(path, view));
+    }
+    None
+}
+
+fn written(path: &Path, view: &View) -> Option<String> {
+    let project = view.read_only_project.as_ref().is_some_and(|project| path.starts_with(project));
+    project.then(|| "[sandbox] project = \"write\"".to_owned())
+}
+
+/// Opens what a process would find under a path, without opening it: links lead to where they lead inside.
+fn open_inside(pid: u32, path: &Path) -> Option<OwnedFd> {
+    let root =
+        rustix::fs::open(format!("/proc/{pid}/root"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    openat2(root.as_fd(), path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+        .ok()
+}
+
+fn is_read_only(found: &OwnedFd) -> bool {
+    fstatvfs(found).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// A system call that is refused whatever its arguments.
+pub(super) fn refused_call(call: &Notification) -> Denial {
+    Denial {
+        program: String::new(),
+        object: format!("system call {}", name(call.call)),
+        why: "it reaches past the sandbox's walls".into(),
+        line: None,
+    }
+}
+
+/// The names of those that programs try.
+fn name(call: i64) -> String {
+    macro_rules! names {
+        ($($name:ident)*) => { &[$((libc::$name, stringify!($name))),*] };
+    }
+    const NAMES: &[(i64, &str)] = names!(
+        SYS_unshare SYS_setns SYS_mount SYS_umount2 SYS_pivot_root SYS_chroot SYS_move_mount SYS_open_tree SYS_fsopen
+        SYS_fsmount SYS_fsconfig SYS_mount_setattr SYS_bpf SYS_perf_event_open SYS_userfaultfd SYS_keyctl SYS_add_key
+        SYS_request_key SYS_open_by_handle_at SYS_name_to_handle_at SYS_fanotify_init SYS_init_module
+        SYS_finit_module SYS_delete_module SYS_kexec_load SYS_reboot SYS_swapon SYS_swapoff SYS_acct SYS_quotactl
+        SYS_syslog SYS_sethostname SYS_settimeofday SYS_clock_settime SYS_adjtimex SYS_clock_adjtime SYS_ptrace
+        SYS_process_vm_readv SYS_process_vm_writev SYS_pidfd_getfd SYS_kcmp SYS_vhangup
+    );
+    let known = NAMES.iter().find(|(number, _)| *number == call);
+    known.map_or_else(|| format!("number {call}"), |(_, name)| name.trim_start_matches("SYS_").to_owned())
+}
