@@ -28,6 +28,9 @@ pub struct Network {
     pub limits: NetworkLimits,
 }
 
+/// Ports of a sandbox's loopback that are the session's own: git's front end and the proxy.
+pub const OWN_PORTS: [u16; 2] = [8417, 8418];
+
 /// How a sandbox is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

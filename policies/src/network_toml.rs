@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -9,7 +10,7 @@ use serde::de::{self, MapAccess, Visitor};
 use toml::Spanned;
 
 use crate::network::{
-    AllowedHost, HostPort, HostService, LIMITS, Network, NetworkLimits, NetworkMode, Registry,
+    AllowedHost, HostPort, HostService, LIMITS, Network, NetworkLimits, NetworkMode, OWN_PORTS, Registry,
 };
 use crate::parse::Text;
 use crate::place::PolicyError;
@@ -198,7 +199,8 @@ fn registry(text: &Text<'_>, word: &Spanned<String>) -> Result<Registry, PolicyE
 
 fn published(text: &Text<'_>, port: &Spanned<u16>) -> Result<u16, PolicyError> {
     match *port.get_ref() {
-        number @ 1024.. => Ok(number),
+        number @ 1024.. if !OWN_PORTS.contains(&number) => Ok(number),
+        1024.. => Err(own_port(text, port.span())),
         _ => Err(text.wrong(port.span(), "a published port is 1024 or higher", "publish = [3000]")),
     }
 }
@@ -214,12 +216,21 @@ fn service(text: &Text<'_>, entry: Spanned<ServiceToml>) -> Result<HostService, 
     };
     let parsed: Option<SocketAddr> = address.parse().ok();
     match parsed.filter(|address| address.ip().is_loopback() && address.port() != 0) {
+        Some(address) if OWN_PORTS.contains(&address.port()) => Err(own_port(text, span)),
         Some(address) => Ok(HostService { address, reason }),
         None => {
             let help = "host_services = [{ address = \"127.0.0.1:5432\", reason = \"the tests' database\" }]";
             Err(text.wrong(span, "a service of the host is an address on its loopback", help))
         }
     }
+}
+
+fn own_port(text: &Text<'_>, span: Range<usize>) -> PolicyError {
+    text.wrong(
+        span,
+        "inside, this port is the session's own",
+        "ports 8417 and 8418 are git's front end and the proxy",
+    )
 }
 
 fn limits(text: &Text<'_>, given: Option<NetworkLimitsToml>) -> Result<NetworkLimits, PolicyError> {
@@ -299,6 +310,8 @@ mod tests {
             ("[network]\nmode = \"host\"\nallow = [\"a.example:443\"]\n", 4, "no use"),
             ("[network]\nregistries = [\"maven\"]\n", 4, "no tool"),
             ("[network]\npublish = [80]\n", 4, "1024"),
+            ("[network]\npublish = [8418]\n", 4, "session's own"),
+            ("[network]\nhost_services = [\"127.0.0.1:8417\"]\n", 4, "session's own"),
             ("[network]\nhost_services = [\"192.0.2.1:80\"]\n", 4, "loopback"),
             (
                 "[network]\nallow = [{ to = \"*.a.example:443\", reason = \"r\", private = true }]\n",

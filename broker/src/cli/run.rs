@@ -51,7 +51,7 @@ pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
         project: project.clone(),
         policy_origin: source.origin.clone(),
         policy: source.text,
-        registries: registries::ask(&policy.network().registries, paths.state()),
+        registries: registries::ask(&policy.network().registries, paths.state(), project.as_deref()),
     };
     let opened = match session.ask(request)? {
         Reply::Opened(opened) => opened,

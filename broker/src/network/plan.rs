@@ -133,6 +133,7 @@ mod tests {
         let none = network("");
         let purposes: Vec<Purpose> = sockets(&none).into_iter().map(|(purpose, _)| purpose).collect();
         assert_eq!(purposes, [Purpose::FrontEnd, Purpose::Names]);
+        assert_eq!(keyhatch_policies::network::OWN_PORTS, [FRONT_END_PORT, PROXY_PORT]);
         assert!(environment(&none).is_empty());
         assert_eq!(inside(&network("network = \"host\"\n")), NetworkInside::Host);
     }

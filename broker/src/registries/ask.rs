@@ -1,9 +1,10 @@
 //! Running a tool of the user's to ask it something: a clean environment, an empty directory, a bounded time.
 //!
 //! The directory lies in one of the user's own and not in `/tmp`: cargo and npm obey configuration in every directory above,
-//! and in `/tmp` anybody can put one.
+//! and in `/tmp` anybody can put one. A tool that lies in the project is not run at all: an earlier session may have written
+//! it, and a virtual environment that the user works in puts one on the `PATH`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -89,11 +90,29 @@ impl NoAnswer {
 }
 
 impl Tools {
-    /// With what the user's own environment says; they run beneath a directory that only the user can enter.
+    /// With what the user's own environment says, but for what leads into the project; they run beneath a directory that
+    /// only the user can enter.
     #[must_use]
-    pub fn of_user(directory: PathBuf) -> Self {
-        let kept = |name: &&str| std::env::var_os(name).map(|value| (OsString::from(*name), value));
-        Self { environment: KEPT.iter().filter_map(kept).collect(), directory }
+    pub fn of_user(directory: PathBuf, project: Option<&Path>) -> Self {
+        Self::with(std::env::vars_os(), directory, project)
+    }
+
+    fn with(
+        variables: impl Iterator<Item = (OsString, OsString)>,
+        directory: PathBuf,
+        project: Option<&Path>,
+    ) -> Self {
+        let kept = variables.filter(|(name, _)| KEPT.iter().any(|kept| name == kept));
+        let environment = kept.filter_map(|(name, value)| {
+            if name == "PATH" {
+                return Some((name, outside_only(&value, project)));
+            }
+            (!is_inside(Path::new(&value), project)).then_some((name, value))
+        });
+        let mut environment: Vec<_> = environment.collect();
+        // In one order: the cache compares them.
+        environment.sort();
+        Self { environment, directory }
     }
 
     /// The settings, for a cache to compare.
@@ -116,6 +135,12 @@ impl Tools {
         TempDir::new_in(&self.directory).map_err(|_| NoAnswer::Failed)
     }
 
+    /// Finds a program, as a shell does, but relative to nothing.
+    fn find(&self, program: &str) -> Option<PathBuf> {
+        let path = self.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value)?;
+        std::env::split_paths(path).map(|directory| directory.join(program)).find(|file| file.is_file())
+    }
+
     /// Runs a tool in an empty directory and returns what it printed.
     pub(super) fn ask(&self, program: &str, arguments: &[&str]) -> Result<String, NoAnswer> {
         let empty = self.empty_directory()?;
@@ -129,7 +154,7 @@ impl Tools {
         (program, arguments): (&str, &[&str]),
         more: &[(&str, &Path)],
     ) -> Result<String, NoAnswer> {
-        let mut command = Command::new(program);
+        let mut command = Command::new(self.find(program).ok_or(NoAnswer::Missing)?);
         command.args(arguments).current_dir(directory).env_clear();
         command.envs(self.environment.iter().map(|(name, value)| (name, value))).envs(more.iter().copied());
         command.env("LC_ALL", "C.UTF-8").env("NO_COLOR", "1");
@@ -162,9 +187,46 @@ impl Tools {
     }
 }
 
+/// The directories of a `PATH` that are absolute and lie outside the project, links followed.
+fn outside_only(path: &OsStr, project: Option<&Path>) -> OsString {
+    let outside =
+        std::env::split_paths(path).filter(|entry| entry.is_absolute() && !is_inside(entry, project));
+    // Only an entry with a colon cannot be joined, and none came out of a split.
+    std::env::join_paths(outside).unwrap_or_default()
+}
+
+fn is_inside(path: &Path, project: Option<&Path>) -> bool {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    project.is_some_and(|project| real.starts_with(project) || path.starts_with(project))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tool_in_the_project_is_not_run() {
+        use std::os::unix::fs::PermissionsExt;
+        let temp = tempfile::tempdir().expect("tempdir");
+        let root = temp.path().canonicalize().expect("it is there");
+        let project = root.join("project");
+        std::fs::create_dir_all(project.join("bin")).expect("a directory");
+        let tool = project.join("bin/asked-tool");
+        std::fs::write(&tool, "#!/bin/sh\necho ran\n").expect("a file");
+        std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+        std::os::unix::fs::symlink(project.join("bin"), root.join("link")).expect("a link");
+        for entry in [project.join("bin"), root.join("link"), "bin".into()] {
+            let path = format!("{}:/usr/bin:/bin", entry.display());
+            let variables =
+                || [("PATH".into(), path.clone().into()), ("CARGO_HOME".into(), entry.clone().into())];
+            let tools = Tools::with(variables().into_iter(), root.clone(), Some(&project));
+            assert_eq!(tools.ask("asked-tool", &[]), Err(NoAnswer::Missing), "{path}");
+            let elsewhere =
+                Tools::with(variables().into_iter(), root.clone(), Some(Path::new("/nonexistent")));
+            let expected = if entry.is_absolute() { Ok("ran\n".to_owned()) } else { Err(NoAnswer::Missing) };
+            assert_eq!(elsewhere.ask("asked-tool", &[]), expected, "{path}");
+        }
+    }
 
     #[test]
     fn a_tool_sees_an_empty_directory_and_no_other_variable() {

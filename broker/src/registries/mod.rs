@@ -84,9 +84,10 @@ pub fn hosts(answers: &[Answer]) -> Vec<RegistryHost> {
     answers.iter().flat_map(of).collect()
 }
 
-/// Asks every tool of a policy, all at once; answers that are still fresh are taken from `state`.
+/// Asks every tool of a policy, all at once; answers that are still fresh are taken from `state`. Nothing in the project is
+/// run or obeyed.
 #[must_use]
-pub fn ask(registries: &[Registry], state: &Path) -> Vec<Answer> {
+pub fn ask(registries: &[Registry], state: &Path, project: Option<&Path>) -> Vec<Answer> {
     if registries.is_empty() {
         return Vec::new();
     }
@@ -95,7 +96,7 @@ pub fn ask(registries: &[Registry], state: &Path) -> Vec<Answer> {
         tracing::warn!(%error, "the tools cannot be asked");
         return registries.iter().map(|registry| Answer::unknown(*registry, NoAnswer::Failed)).collect();
     }
-    let tools = Tools::of_user(directory.clone());
+    let tools = Tools::of_user(directory.clone(), project);
     std::thread::scope(|scope| {
         let asked: Vec<_> = registries
             .iter()
