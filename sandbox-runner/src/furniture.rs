@@ -152,7 +152,8 @@ fn around(directory: &Path, masks: &[&Mount], grants: &mut Vec<Grant>, notes: &m
     let entries = fs::read_dir(directory).map(|entries| entries.collect::<io::Result<Vec<_>>>());
     for entry in entries.and_then(|entries| entries).unwrap_or_default() {
         let path = entry.path();
-        if let Some(mask) = masks.iter().find(|mask| mask.target == path) {
+        let covers = |mask: &&&Mount| mask.target == path && (mask.read_only || mask.source != mask.target);
+        if let Some(mask) = masks.iter().find(covers) {
             // A file that is shown read-only as it is may be read; one that something else covers may not.
             if mask.source == mask.target {
                 grants.push(Grant { path, may: May::Read });
@@ -182,14 +183,16 @@ mod tests {
         let hidden = mount("/empty".into(), at(".env"));
         let shown = mount(at(".envrc"), at(".envrc"));
         let inner = mount("/config".into(), at(".git/config"));
+        let pinned = Mount { source: at("docs"), target: at("docs"), read_only: false };
         let (mut grants, mut notes) = (Vec::new(), Vec::new());
-        around(project.path(), &[&hidden, &shown, &inner], &mut grants, &mut notes);
+        around(project.path(), &[&hidden, &shown, &inner, &pinned], &mut grants, &mut notes);
         let may =
             |name: &str| grants.iter().filter(|g| g.path == at(name)).map(|g| g.may).collect::<Vec<_>>();
         assert_eq!(may("src"), [May::Write]);
         assert_eq!(may(".env"), [], "hidden");
         assert_eq!(may(".envrc"), [May::Read], "as it is, read-only");
         assert_eq!(may(".git"), [May::List], "not whole");
-        assert_eq!(notes.len(), 2);
+        assert_eq!(may("docs"), [May::List], "kept in place, its content is free");
+        assert_eq!(notes.len(), 3);
     }
 }

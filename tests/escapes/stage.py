@@ -88,6 +88,7 @@ def furnish(scene):
         os.setxattr(home + name, "user.mark", b"1")
     write(home + "/.bashrc", "# mine\n")
     write(home + "/.profile", "# mine\n")
+    write(scene["project"] + "/.cargo/config.toml", "# mine\n")
     shutil.rmtree(home + "/.config/autostart", ignore_errors=True)
     os.makedirs(home + "/.config/autostart")
     os.makedirs(scene["outside"], exist_ok=True)
@@ -177,6 +178,7 @@ def changed_files(scene):
     marks = set()
     for path in (scene["home"] + "/.bashrc", scene["home"] + "/.profile", scene["outside"] + "/dropped",
                  scene["outside"] + "/input", scene["home"] + "/.config/autostart/x.desktop",
+                 *(scene["project"] + name for name in ("/.envrc", "/.cargo/config.toml", "/.cargo-old/config.toml")),
                  "/dev/shm/" + scene["shm_file"], *(f"{scene['project']}/{git}/{file}" for git in (".git", ".git-old")
                                                     for file in ("config", "hooks/post-commit"))):
         try:

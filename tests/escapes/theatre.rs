@@ -107,8 +107,9 @@ impl Theatre {
             let path = self.project.join(name);
             std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path)).ok();
         }
-        for name in ["setuid-openat2", "setuid-fchmodat2"] {
-            std::fs::remove_file(self.project.join(name)).ok();
+        for name in ["setuid-openat2", "setuid-fchmodat2", ".envrc", ".cargo", ".cargo-old"] {
+            let path = self.project.join(name);
+            std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path)).ok();
         }
         for name in ["run/bus", "run/journal", "home/.ssh-agent", "outside", "home/p/.git"] {
             let path = self.world.path(name);

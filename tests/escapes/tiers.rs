@@ -53,9 +53,10 @@ fn without_namespaces(world: &World, arguments: &[&str]) -> Command {
 }
 
 fn run(world: &World, policy: &str, script: &str) -> Finished {
-    let project = world.make_directory("home/plain/src");
+    let project = world.make_directory("home/plain");
+    world.make_directory("home/plain/src");
     let mut command = without_namespaces(world, &["run", "--policy", policy, "--", "sh", "-c", script]);
-    command.current_dir(project.parent().expect("a parent"));
+    command.current_dir(project);
     world.spawn(command).finish()
 }
 

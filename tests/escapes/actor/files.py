@@ -261,6 +261,29 @@ def replaces_the_hosts_git_directory(scene):
     return None
 
 
+@act("2.6 later executed")
+def rewrites_a_tools_settings_in_the_project(scene):
+    with open(scene["project"] + "/.cargo/config.toml", "a") as file:
+        file.write("# rewrites_a_tools_settings_in_the_project\n")
+    return None  # what counts is what the host's file holds afterwards
+
+
+@act("2.6 later executed")
+def replaces_the_directory_of_a_protected_file(scene):
+    os.rename(scene["project"] + "/.cargo", scene["project"] + "/.cargo-old")
+    os.mkdir(scene["project"] + "/.cargo")
+    with open(scene["project"] + "/.cargo/config.toml", "w") as file:
+        file.write("# replaces_the_directory_of_a_protected_file\n")
+    return None
+
+
+@act("2.6 later executed")
+def makes_a_protected_file_that_is_not_there(scene):
+    with open(scene["project"] + "/.envrc", "w") as file:
+        file.write("# makes_a_protected_file_that_is_not_there\n")
+    return None
+
+
 @act("2.4 locks")
 def locks_a_file_of_the_users(scene):
     with open(scene["home"] + "/.aws/credentials", "r+") as file:
