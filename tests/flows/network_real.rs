@@ -36,11 +36,11 @@ fn with_own_registries(world: &World, command: &mut Command) {
     }
 }
 
-/// The Rust toolchain of this build, where the test's user can read it: the build's own may be root's alone.
-fn toolchain(project: &Path) -> PathBuf {
+/// The Rust toolchain of this build in the test's user's home, as a toolchain of its own: the build's may be root's alone.
+fn toolchain(world: &World) -> PathBuf {
     let found = Command::new("rustc").args(["--print", "sysroot"]).output().expect("rustc runs");
     let sysroot = PathBuf::from(String::from_utf8_lossy(&found.stdout).trim());
-    let copy = project.join(".toolchain");
+    let copy = world.make_directory("home/.toolchain");
     for part in ["bin", "lib"] {
         std::fs::create_dir_all(copy.join(part)).expect("a directory");
         for entry in std::fs::read_dir(sysroot.join(part)).expect("a toolchain").filter_map(Result::ok) {
@@ -60,10 +60,11 @@ fn npm_pip_and_cargo_fetch_from_the_users_own_registries_and_reach_nothing_else(
         assert!(Path::new(program).exists(), "{package} is missing: run ./test.sh, which installs it");
     }
     let world = World::new();
-    let policy = network_policy("build", "[network]\nregistries = [\"npm\", \"pip\", \"cargo\", \"go\"]");
+    let sections = "[sandbox]\ntools = [\"~/.toolchain\"]\n\n[network]\nregistries = [\"npm\", \"pip\", \"cargo\", \"go\"]";
+    let policy = network_policy("build", sections);
     world.policy("build", &policy);
     let project = world.project("p", "https://h.example/p.git");
-    let rust = toolchain(&project);
+    let rust = toolchain(&world);
     world.write("p/Cargo.toml", "[package]\nname = \"p\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[dependencies]\nitoa = \"1\"\n[lib]\npath = \"lib.rs\"\n");
     world.write("p/lib.rs", "");
     let script = "npm install --no-audit --no-fund --no-update-notifier is-number@7.0.0 && ls node_modules; \
