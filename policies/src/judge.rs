@@ -6,8 +6,8 @@ use keyhatch_protocol::{RefName, Remote, RiskKind, Scheme, UpdateKind};
 
 use crate::pattern::{HostPattern, RemotePattern, Where};
 use crate::{
-    FetchOperation, Judgement, Operation, Policy, Project, PushOperation, PushRule, Reason, Rule,
-    RuleDecision, Service, Terms, sign,
+    CredentialChoice, FetchOperation, Judgement, Operation, Policy, Project, PushOperation, PushRule, Reason,
+    Rule, RuleDecision, Service, Terms, sign,
 };
 
 /// Judges an operation. Unlisted is denied; deny beats ask beats allow; the strictest of several refs wins.
@@ -78,6 +78,16 @@ pub fn judge_remote(policy: &Policy, project: &Project, service: Service, remote
         None if service == Service::Push => unlisted("no rule allows pushing to this remote"),
         None => unlisted("no rule allows fetching from this remote"),
     })
+}
+
+/// The credential that pushes to a remote use, before it is known which refs: that of the first rule that does not deny.
+#[must_use]
+pub fn push_credential(policy: &Policy, project: &Project, remote: &Remote) -> CredentialChoice {
+    let speaks = |rule: &&Rule| {
+        rule.decision != RuleDecision::Deny && rule.place.matches(remote, project, Service::Push)
+    };
+    let first = policy.push.iter().map(|push| &push.rule).find(speaks);
+    first.map_or(CredentialChoice::Host, |rule| rule.credential.clone())
 }
 
 /// Denies a ref for every kind of update that its command could turn out to be: known before the pack is read.

@@ -27,7 +27,7 @@ use keyhatch_protocol::{Facts, Identity, Remote, UpdateKind};
 
 pub use brief::brief;
 pub use explain::{describe, explain, settings};
-pub use judge::{brokered, judge, judge_ref, judge_remote};
+pub use judge::{brokered, judge, judge_ref, judge_remote, push_credential};
 pub use limits::{Bytes, SessionLimits, Span};
 pub use place::PolicyError;
 pub use repository::{GitDirectory, RepositoryPolicy};

@@ -191,9 +191,13 @@ impl Text<'_> {
             Some(name) => match name.get_ref().as_str() {
                 "host" => CredentialChoice::Host,
                 "none" => CredentialChoice::None,
-                _ => {
-                    let help = "credential = \"host\" is what you already have; \"none\" fetches anonymously";
-                    return Err(self.wrong(name.span(), "named credentials are not supported yet", help));
+                named => {
+                    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+                    if named.is_empty() || named.len() > 64 || !named.bytes().all(plain) {
+                        let help = "\"host\" is what you already have, \"none\" is anonymous, another name is one of keyhatch credential list";
+                        return Err(self.wrong(name.span(), "this is not a credential's name", help));
+                    }
+                    CredentialChoice::Named(named.to_owned())
                 }
             },
         })

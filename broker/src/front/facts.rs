@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use keyhatch_policies::{CredentialChoice, PushLimits};
+use keyhatch_policies::{PushLimits, push_credential};
 use keyhatch_protocol::{Facts, Remote, SignatureFact};
 
 use super::Front;
@@ -27,7 +27,8 @@ const MAX_KEPT: u64 = 512 * 1024 * 1024;
 /// When the push is refused, or the inspector did not answer.
 pub(super) async fn of(front: &Front, remote: &Remote, spooled: &Spooled) -> Result<Facts, InspectError> {
     let session = &front.session;
-    let upstream = Upstream::connect(&front.broker, session, remote, &CredentialChoice::Host);
+    let credential = push_credential(&session.policy, &session.project, remote);
+    let upstream = Upstream::connect(&front.broker, session, remote, &credential);
     let quarantine = tempfile::Builder::new().prefix("quarantine-").tempdir_in(front.broker.paths.spool())?;
     let PushLimits { pack_bytes, objects } = session.policy.limits();
     let kept = upstream.base_store();

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use keyhatch_policies::{
     Operation, PushOperation, Service as PolicyService, Terms, judge, judge_ref, judge_remote,
+    push_credential,
 };
 use keyhatch_protocol::{RefUpdate, Remote, UpdateKind};
 use serde_json::{Value, json};
@@ -40,8 +41,8 @@ pub(super) async fn advertise(front: Front, remote: Remote, request: Request) ->
         }
         return refuse(&format!("push denied: {}\nhint: {}", reason.text, reason.hint));
     }
-    let upstream =
-        Upstream::connect(&front.broker, session, &remote, &keyhatch_policies::CredentialChoice::Host);
+    let credential = push_credential(&session.policy, &session.project, &remote);
+    let upstream = Upstream::connect(&front.broker, session, &remote, &credential);
     match upstream.advertisement(Service::ReceivePack, git_protocol(&request).as_deref()).await {
         Ok(answer) => {
             let (bytes, tips) = advertisement::of_receive_pack(&answer.bytes);

@@ -141,6 +141,12 @@ impl SshKey {
         bare.to_openssh().unwrap_or_default().trim_end().to_owned()
     }
 
+    /// The public key.
+    #[must_use]
+    pub fn public(&self) -> PublicKey {
+        self.public.clone()
+    }
+
     /// The public key as ssh's protocols write it.
     #[must_use]
     pub fn blob(&self) -> Option<Vec<u8>> {

@@ -4,7 +4,7 @@
 //! was bound to a server by that server's own signature (`session-bind@openssh.com`), when known_hosts has the server's
 //! key under a named host. Everything else is refused: SSHSIG blobs, forwarding, adding, removing, locking, extensions.
 
-mod hosts;
+pub(crate) mod hosts;
 
 use std::io;
 use std::sync::Arc;

@@ -7,6 +7,7 @@
 mod bases;
 mod cache;
 mod http;
+mod keyed;
 mod ssh;
 
 use std::io;
@@ -124,6 +125,12 @@ pub enum UpstreamError {
         /// Whose.
         authority: String,
     },
+    /// Its ssh server drops the variable that asks for protocol v2.
+    #[error("{authority} speaks only git's old protocol, which a named credential does not fetch over")]
+    OldProtocol {
+        /// Who.
+        authority: String,
+    },
     /// ssh failed otherwise.
     #[error("ssh to {authority} failed: {said}")]
     Ssh {
@@ -219,7 +226,9 @@ impl Upstream {
         service: Service,
         git_protocol: Option<&str>,
     ) -> Result<Advertisement, UpstreamError> {
-        self.known_credential()?;
+        if let Some(name) = self.named_key()? {
+            return keyed::advertisement(self, name, service).await;
+        }
         match self.remote.scheme() {
             Scheme::Https => http::advertisement(self, service, git_protocol).await,
             Scheme::Ssh | Scheme::Scp => ssh::advertisement(self, service, git_protocol).await,
@@ -240,7 +249,15 @@ impl Upstream {
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
-        self.known_credential()?;
+        if let Some(name) = self.named_key()? {
+            // A session's git sends small requests packed; the other end of ssh reads them plain.
+            if service == Service::UploadPack {
+                let request = cache::whole_request(&self.remote, content_encoding, body).await?;
+                let once = futures_util::stream::once(std::future::ready(Ok(request)));
+                return keyed::rpc(self, name, service, once).await;
+            }
+            return keyed::rpc(self, name, service, body).await;
+        }
         match self.remote.scheme() {
             Scheme::Https => {
                 let request = http::Rpc { service, git_protocol, content_encoding };
@@ -250,10 +267,14 @@ impl Upstream {
         }
     }
 
-    fn known_credential(&self) -> Result<(), UpstreamError> {
-        match &self.credential {
-            CredentialChoice::Host | CredentialChoice::None => Ok(()),
-            CredentialChoice::Named(name) => Err(UpstreamError::UnknownCredential { name: name.clone() }),
+    /// The named key that logs in, where the policy names one: keys log in over ssh.
+    fn named_key(&self) -> Result<Option<&str>, UpstreamError> {
+        match (&self.credential, self.remote.scheme()) {
+            (CredentialChoice::Host | CredentialChoice::None, _) => Ok(None),
+            (CredentialChoice::Named(name), Scheme::Ssh | Scheme::Scp) => Ok(Some(name)),
+            (CredentialChoice::Named(name), Scheme::Https) => {
+                Err(UpstreamError::UnknownCredential { name: name.clone() })
+            }
         }
     }
 

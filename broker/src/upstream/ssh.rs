@@ -183,7 +183,7 @@ fn shared(directory: &Path) -> Vec<String> {
 }
 
 /// Quotes for a POSIX shell on the other end, as git does: `'` and `!` leave the quotes.
-fn quoted(path: &str) -> String {
+pub(super) fn quoted(path: &str) -> String {
     format!("'{}'", path.replace('\'', r"'\''").replace('!', r"'\!'"))
 }
 
@@ -202,7 +202,7 @@ async fn read_advertisement(
 }
 
 /// Reads packets up to and with the first flush.
-async fn read_to_flush(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+pub(super) async fn read_to_flush(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
     let mut bytes: Vec<u8> = Vec::new();
     loop {
@@ -237,7 +237,7 @@ async fn goodbye(connection: Connection) {
     tokio::spawn(async move { drop(tokio::time::timeout(Duration::from_secs(10), child.wait()).await) });
 }
 
-fn speaks_v2(advertisement: &[u8]) -> bool {
+pub(super) fn speaks_v2(advertisement: &[u8]) -> bool {
     let first = Packets::new(advertisement).next_packet();
     matches!(first, Ok(Some(Packet::Data(line))) if line.trim_ascii_end() == b"version 2")
 }
