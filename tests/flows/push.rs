@@ -131,17 +131,28 @@ fn an_approval_for_the_session_covers_later_fast_forwards_and_nothing_else() {
     let upstream = world.upstream("r.git", "sha1");
     let project = world.project("p", &server.url(&upstream));
     let script = "git push origin main; echo one $?; git commit -q --allow-empty -m two; git push origin main; echo two $?; \
-                  git push origin main:other; echo three $?";
+                  git push origin main:other; echo three $?; git commit -q --allow-empty -m four; git push origin main; echo four $?";
     let run = world.start(&project, "default", script);
     let id = world.pending_id();
     world.keyhatch(&["approve", &id, "--session"]).ok();
     world.wait_until("the new branch asks", || world.pending_id() != id);
     let other = world.pending();
     assert_eq!(other["updates"][0]["ref"], "refs/heads/other");
-    world.keyhatch(&["deny", other["id"].as_str().expect("an id")]).ok();
-    let ran = run.finish();
-    assert!(
-        ran.stdout.contains("one 0") && ran.stdout.contains("two 0") && ran.stdout.contains("three 1"),
-        "{ran:?}"
+    // It is listed, and what it covered is asked again once it is taken back.
+    let listed = world.keyhatch(&["grant", "list", "--json"]).ok();
+    let grants: serde_json::Value = serde_json::from_str(&listed.stdout).expect("JSON");
+    assert_eq!(
+        (grants[0]["id"].as_str(), grants[0]["refs"][0].as_str()),
+        (Some(id.as_str()), Some("refs/heads/main"))
     );
+    world.keyhatch(&["grant", "revoke", &id]).ok();
+    assert!(world.keyhatch(&["grant", "revoke", &id]).fails().stderr.contains("stands"));
+    let denied = other["id"].as_str().expect("an id").to_owned();
+    world.keyhatch(&["deny", &denied]).ok();
+    world.wait_until("the covered push asks again", || world.pending_id() != denied);
+    world.keyhatch(&["deny", &world.pending_id()]).ok();
+    let ran = run.finish();
+    for expected in ["one 0", "two 0", "three 1", "four 1"] {
+        assert!(ran.stdout.contains(expected), "{expected}: {ran:?}");
+    }
 }

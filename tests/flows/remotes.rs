@@ -3,6 +3,27 @@
 use keyhatch_tests::{HttpsServer, SshServer, SshVersion, World};
 
 #[test]
+fn an_initialised_submodule_is_fetched_freely_and_pushed_only_as_the_policy_says() {
+    let world = World::new();
+    let server = SshServer::start(&world, SshVersion::V2);
+    let (outer, inner) = (world.upstream("outer.git", "sha1"), world.upstream("inner.git", "sha1"));
+    let seed = world.project("seed", &server.url(&inner));
+    world.git(&seed, &["push", "--quiet", "origin", "main"]).ok();
+    let project = world.project("p", &server.url(&outer));
+    world.git(&project, &["submodule", "--quiet", "add", &server.url(&inner), "lib"]).ok();
+    world.git(&project, &["commit", "--quiet", "-m", "Add a submodule"]).ok();
+    world.git(&project, &["push", "--quiet", "origin", "main"]).ok();
+    let script = "git submodule update --init && git -C lib fetch origin && git -C lib log --oneline && \
+                  git clone -q --recurse-submodules $(git remote get-url origin) /tmp/all && ls /tmp/all/lib; \
+                  git -C lib push origin HEAD:refs/heads/x; echo code $?";
+    let ran = world.run(&project, "default", script);
+    assert!(ran.stdout.contains("Add README") && ran.stdout.contains("README"), "{ran:?}");
+    assert!(ran.stdout.contains("code 1") || ran.stdout.contains("code 128"), "{ran:?}");
+    assert!(ran.stderr.contains("no rule allows pushing to this remote"), "{ran:?}");
+    assert_eq!(world.tip(&inner, "x"), "");
+}
+
+#[test]
 fn a_neighbouring_repository_is_asked_for_and_fetched_without_the_users_login() {
     let world = World::new();
     let server = HttpsServer::start(&world);

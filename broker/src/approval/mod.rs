@@ -4,6 +4,7 @@
 //! operation may be done once. Nothing here does I/O; time is an argument.
 
 mod batch;
+mod grants;
 mod queue;
 
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 pub use batch::{BATCH_HOLDS, BATCH_LASTS};
+pub use grants::Grant;
 pub use queue::{Asked, Attached, DecideError, Held, Queue, Scope, Submission};
 
 /// Names an operation: session, remote, commands and push options. Object names fix the content.

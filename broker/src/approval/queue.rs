@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
 use super::batch::{Batches, Covered};
+use super::grants::{Grant, Grants};
 use super::{Approved, Authority, Decision, Digest, Patience};
 
 /// Most requests of one session that can be pending: a person reads none of a flood.
@@ -97,21 +98,12 @@ struct Refusal {
     reason: Option<String>,
 }
 
-#[derive(Debug)]
-struct Grant {
-    session: SessionId,
-    remote: Remote,
-    refs: Vec<RefName>,
-    fetch: bool,
-    from: RequestId,
-}
-
 #[derive(Debug, Default)]
 struct State {
     entries: HashMap<RequestId, Entry>,
     decided: VecDeque<(RequestId, &'static str)>,
     refusals: HashMap<(SessionId, Digest), Refusal>,
-    grants: Vec<Grant>,
+    grants: Grants,
     batches: Batches,
 }
 
@@ -178,7 +170,7 @@ impl Queue {
         let digest = Digest::of(session, &operation);
         let mut state = self.lock();
         state.expire(now);
-        if let Some(from) = state.granted(session, &operation, &terms) {
+        if let Some(from) = state.grants.covering(session, &operation, &terms) {
             let authority = Authority::Grant(from);
             return Submission::Approved(Box::new(Approved { operation, terms, digest, authority }));
         }
@@ -282,7 +274,7 @@ impl Queue {
                 entry.approved = true;
                 state.batches.answered(&asked.session, &asked.operation, Ok(id.clone()), now);
                 if *scope == Scope::Session {
-                    state.grants.extend(Grant::from_request(&asked));
+                    state.grants.give(&asked);
                 }
             }
             Decision::Refused(reason) => {
@@ -302,6 +294,17 @@ impl Queue {
         Ok(asked)
     }
 
+    /// The standing permissions, oldest first.
+    #[must_use]
+    pub fn grants(&self) -> Vec<Grant> {
+        self.lock().grants.list()
+    }
+
+    /// Takes a standing permission back: what it covered is asked again.
+    pub fn revoke(&self, id: &RequestId) -> Option<Grant> {
+        self.lock().grants.revoke(id)
+    }
+
     /// Forgets everything of a session that has ended.
     pub fn forget(&self, session: &SessionId) {
         let mut state = self.lock();
@@ -312,7 +315,7 @@ impl Queue {
             .map(|(id, _)| id.clone())
             .collect();
         ids.iter().for_each(|id| state.finish(id, "withdrawn: its session ended"));
-        state.grants.retain(|grant| &grant.session != session);
+        state.grants.forget(session);
         state.batches.forget(session);
         state.refusals.retain(|(of, _), _| of != session);
         drop(state);
@@ -422,28 +425,6 @@ impl State {
         }
     }
 
-    fn granted(&self, session: &SessionId, operation: &Operation, terms: &Terms) -> Option<RequestId> {
-        let covers = |grant: &&Grant| {
-            &grant.session == session
-                && match operation {
-                    Operation::Sign(_) => false,
-                    Operation::Fetch(fetch) => grant.fetch && grant.remote == fetch.remote,
-                    Operation::Push(push) => {
-                        !grant.fetch
-                            && !terms.once_only
-                            && grant.remote == push.remote
-                            && push.push_options.is_empty()
-                            && push.facts.risks.is_empty()
-                            && push.facts.updates.iter().all(|update| {
-                                update.kind == UpdateKind::FastForward
-                                    && grant.refs.contains(&update.ref_name)
-                            })
-                    }
-                }
-        };
-        self.grants.iter().find(covers).map(|grant| grant.from.clone())
-    }
-
     fn refuse(&mut self, asked: &Asked, reason: Option<String>, now: SystemTime) {
         let refusal = Refusal { until: now + BACK_OFF, back_off: BACK_OFF, reason };
         self.refusals.insert((asked.session.clone(), asked.digest.clone()), refusal);
@@ -463,21 +444,6 @@ impl State {
         refusal.back_off = (refusal.back_off * 2).min(MAX_BACK_OFF);
         refusal.until = now + refusal.back_off;
         Some(refusal.reason.clone())
-    }
-}
-
-impl Grant {
-    /// The standing permission that a request becomes; a signature opens a batch instead.
-    fn from_request(asked: &Asked) -> Option<Self> {
-        let (remote, refs, fetch) = match &asked.operation {
-            Operation::Sign(_) => return None,
-            Operation::Fetch(fetch) => (fetch.remote.clone(), Vec::new(), true),
-            Operation::Push(push) => {
-                let refs = push.facts.updates.iter().map(|update| update.ref_name.clone()).collect();
-                (push.remote.clone(), refs, false)
-            }
-        };
-        Some(Self { session: asked.session.clone(), remote, refs, fetch, from: asked.id.clone() })
     }
 }
 

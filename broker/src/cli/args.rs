@@ -31,6 +31,9 @@ pub(crate) enum Command {
     Approve(Approve),
     /// Deny a request.
     Deny(Deny),
+    /// Standing permissions.
+    #[command(subcommand)]
+    Grant(Grant),
     /// What a policy allows, and why an operation would be asked or denied.
     #[command(subcommand)]
     Policy(Policy),
@@ -67,8 +70,12 @@ pub(crate) enum Command {
         /// Which shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page.
-    Man,
+    /// Print the manual page, or write one for each command.
+    Man {
+        /// Write keyhatch.1, keyhatch-run.1 and so on into this directory.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// The confined child that looks into packs.
     #[command(hide = true)]
     Inspect,
@@ -84,7 +91,7 @@ impl Command {
             self,
             Self::Completions { .. }
                 | Self::Doctor(_)
-                | Self::Man
+                | Self::Man { .. }
                 | Self::Inspect
                 | Self::Harvest
                 | Self::Policy(_)
@@ -159,6 +166,21 @@ pub(crate) struct Deny {
     /// Words for the agent.
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Grant {
+    /// List what was approved for a session.
+    List {
+        /// Print an array of objects.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take one back; what it covered is asked again.
+    Revoke {
+        /// The id of the request that it was given with.
+        id: RequestId,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,7 @@ mod bounds;
 mod credential;
 mod decide;
 mod doctor;
+mod grant;
 mod policy;
 mod prompt;
 mod result;
@@ -120,6 +121,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Show(show) => decide::show(&show),
         Command::Approve(approve) => decide::approve(&approve),
         Command::Deny(deny) => decide::deny(&deny),
+        Command::Grant(args) => grant::grant(&args),
         Command::Policy(policy) => policy::policy(policy),
         Command::Audit(audit) => audit::audit(&audit),
         Command::Credential(command) => credential::credential(&command),
@@ -143,13 +145,18 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut Args::command(), "keyhatch", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Man => {
-            let page = clap_mangen::Man::new(Args::command());
-            page.render(&mut std::io::stdout()).map_err(|e| Failure::internal("cannot write", &e))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Man { dir } => man(dir.as_deref()),
         Command::Inspect | Command::Harvest => Ok(ExitCode::from(exit::INTERNAL)),
     }
+}
+
+fn man(directory: Option<&std::path::Path>) -> Result<ExitCode, Failure> {
+    let written = match directory {
+        Some(directory) => clap_mangen::generate_to(Args::command(), directory),
+        None => clap_mangen::Man::new(Args::command()).render(&mut std::io::stdout()),
+    };
+    written.map_err(|e| Failure::internal("cannot write", &e))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn paths() -> Result<Paths, Failure> {

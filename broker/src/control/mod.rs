@@ -15,7 +15,7 @@ use keyhatch_protocol::{ChangedFile, CommitFact, RequestId, Risk, SessionId, Sig
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::approval::{Asked, Scope, seconds};
+use crate::approval::{Asked, Grant, Scope, seconds};
 use crate::registries::Answer;
 use crate::session::report::{Section, SessionReport};
 use crate::signer::LockedKey;
@@ -89,6 +89,13 @@ pub enum Request {
         digest: Option<String>,
         /// What was decided.
         decision: Verdict,
+    },
+    /// Lists the standing permissions.
+    Grants,
+    /// Takes a standing permission back.
+    RevokeGrant {
+        /// The request that it was given with.
+        id: RequestId,
     },
     /// Lists the open sessions.
     Sessions,
@@ -176,6 +183,11 @@ pub enum Reply {
     Decided {
         /// The request that was decided.
         request: Box<RequestView>,
+    },
+    /// The standing permissions, or the one that was taken back.
+    Grants {
+        /// Oldest first.
+        grants: Vec<Grant>,
     },
     /// The open sessions.
     Sessions {

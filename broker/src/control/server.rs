@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keyhatch_policies::Policy;
-use keyhatch_protocol::SessionId;
 use keyhatch_protocol::frame::{self, FrameError, MAX_CONTROL_FRAME};
+use keyhatch_protocol::{RequestId, SessionId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -119,6 +119,8 @@ async fn answer(stream: &mut UnixStream, broker: &Arc<Broker>, request: Request)
                 Err(error) => failed(&error.to_string(), "keyhatch credential unlock asks again"),
             }
         }
+        Request::Grants => Reply::Grants { grants: broker.queue.grants() },
+        Request::RevokeGrant { id } => revoke(broker, &id),
         Request::Sessions => Reply::Sessions {
             sessions: broker
                 .sessions()
@@ -197,6 +199,18 @@ async fn open_session(
     }
     broker.end(&id, Vec::new()).await;
     None
+}
+
+fn revoke(broker: &Broker, id: &RequestId) -> Reply {
+    let Some(grant) = broker.queue.revoke(id) else {
+        return failed(&format!("no grant {id} stands"), "keyhatch grant list names those that do");
+    };
+    let fields = vec![("grant", id.as_str().into()), ("remote", grant.remote.to_string().into())];
+    if let Err(error) = broker.record(&grant.session, "grant-revoked", fields) {
+        // It is gone all the same: less is allowed now, not more.
+        tracing::error!(%error, "a revocation could not be recorded");
+    }
+    Reply::Grants { grants: vec![grant] }
 }
 
 fn show_session(broker: &Broker, id: &SessionId) -> Reply {
