@@ -62,7 +62,7 @@ fn a_push_of_100_mb_streams_through_broker_and_inspector() {
                 let family = family(&world);
                 members = members.max(family.len());
                 peak = peak.max(family.iter().filter_map(|pid| anonymous(*pid)).sum());
-                std::thread::sleep(std::time::Duration::from_millis(5));
+                std::thread::sleep(std::time::Duration::from_millis(20));
             }
             most.store(members > 1, Ordering::Relaxed);
             peak

@@ -105,3 +105,71 @@ fn push_options_are_shown_and_make_an_approval_good_for_once_only() {
     world.keyhatch(&["approve", id]).ok();
     push.finish().ok();
 }
+
+/// A proxy that speaks CONNECT and counts: RFC 9110, section 9.3.6.
+fn proxy() -> (u16, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let port = listener.local_addr().expect("an address").port();
+    let seen = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counting = seen.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().filter_map(Result::ok) {
+            let counting = counting.clone();
+            std::thread::spawn(move || -> Option<()> {
+                let mut lines = BufReader::new(client.try_clone().ok()?);
+                let mut line = String::new();
+                lines.read_line(&mut line).ok()?;
+                let target = line.strip_prefix("CONNECT ")?.split(' ').next()?.to_owned();
+                while lines.read_line(&mut line).ok()? > 2 {}
+                counting.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let server = std::net::TcpStream::connect(target).ok()?;
+                (&client).write_all(b"HTTP/1.1 200 Connected\r\n\r\n").ok()?;
+                let (mut to_server, mut from_server) = (server.try_clone().ok()?, server);
+                std::thread::spawn(move || std::io::copy(&mut lines, &mut to_server));
+                std::io::copy(&mut from_server, &mut &client).ok()?;
+                None
+            });
+        }
+    });
+    (port, seen)
+}
+
+#[test]
+fn the_users_own_proxy_is_used_and_the_projects_is_not() {
+    let world = World::new();
+    let server = HttpsServer::start(&world);
+    server.trust(&world);
+    server.log_in(&world);
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url("r.git"));
+    world.allow_policy();
+    let (port, seen) = proxy();
+    world.git(&world.home(), &["config", "--global", "http.proxy", &format!("http://127.0.0.1:{port}")]).ok();
+    // Nothing listens there: whoever obeyed it would fail.
+    world.git(&project, &["config", "http.proxy", "http://127.0.0.1:1"]).ok();
+    world.run(&project, "allow", "git push -q origin main").ok();
+    assert!(seen.load(std::sync::atomic::Ordering::Relaxed) > 0, "the proxy was asked");
+    assert_eq!(world.tip(&upstream, "main"), world.tip(&project, "main"));
+}
+
+#[test]
+fn a_login_that_worked_is_approved_with_the_helper_that_gave_it() {
+    let world = World::new();
+    let server = HttpsServer::start(&world);
+    server.trust(&world);
+    world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url("r.git"));
+    let told = world.path("told");
+    let helper = format!(
+        "#!/bin/sh\necho \"$1\" >> {}\ncat > /dev/null\n[ \"$1\" = get ] && printf 'username={}\\npassword={}\\n'\n",
+        told.display(),
+        HttpsServer::USER,
+        HttpsServer::PASSWORD
+    );
+    let helper = world.write_mode("bin/helper", &helper, 0o755);
+    world.git(&world.home(), &["config", "--global", "credential.helper", &helper.to_string_lossy()]).ok();
+    world.run(&project, "default", "git ls-remote origin").ok();
+    let told = std::fs::read_to_string(told).expect("the helper was called");
+    assert!(told.contains("get\nstore\n") && !told.contains("erase"), "{told}");
+}
