@@ -97,6 +97,8 @@ pub struct HostGit {
 struct Known {
     login: Login,
     until: Instant,
+    /// Whether the helpers were told that it works: once for each answer of theirs, not for each request.
+    approved: bool,
 }
 
 impl HostGit {
@@ -147,14 +149,21 @@ impl HostGit {
         let answer = self.credential("fill", question.as_bytes()).await?;
         let login = answer.as_ref().and_then(parse);
         let login = login.ok_or_else(|| CredentialError::None { authority: remote.authority() })?;
-        let known = Known { login: login.clone(), until: Instant::now() + LOGIN_LASTS };
+        let known = Known { login: login.clone(), until: Instant::now() + LOGIN_LASTS, approved: false };
         self.logins.lock().unwrap_or_else(PoisonError::into_inner).insert(key(remote), known);
         Ok(login)
     }
 
-    /// Tells the helpers that a login worked.
-    pub async fn approve(&self, login: &Login) {
-        self.tell("approve", login).await;
+    /// Tells the helpers that a login worked, where they were not told before.
+    pub async fn approve(&self, remote: &Remote, login: &Login) {
+        let mut told = false;
+        if let Some(known) = self.logins.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&key(remote))
+        {
+            told = std::mem::replace(&mut known.approved, true);
+        }
+        if !told {
+            self.tell("approve", login).await;
+        }
     }
 
     /// Tells the helpers that a login did not work, and forgets it.

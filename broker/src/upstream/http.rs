@@ -196,7 +196,7 @@ pub(super) async fn advertisement(
     let response = accepted(&upstream.remote, response, service, "advertisement")?;
     let bytes = capped(&upstream.remote, response).await?;
     if let Some(login) = &login {
-        git.approve(login).await;
+        git.approve(&upstream.remote, login).await;
     }
     Ok(Advertisement { bytes: without_service(&upstream.remote, &bytes, service)? })
 }
