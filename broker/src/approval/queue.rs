@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use keyhatch_policies::{Operation, Terms};
-use keyhatch_protocol::{RefName, Remote, RequestId, SessionId, UpdateKind};
+use keyhatch_protocol::{RequestId, SessionId, UpdateKind};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};

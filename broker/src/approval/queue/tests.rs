@@ -2,6 +2,8 @@
 
 use keyhatch_policies::{CredentialChoice, FetchOperation};
 
+use keyhatch_protocol::Remote;
+
 use super::*;
 
 const PATIENCE: Patience = Patience { held: Duration::from_secs(600), withdrawn: Duration::from_secs(900) };
