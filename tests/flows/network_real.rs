@@ -145,13 +145,29 @@ fn a_real_agent_says_its_version_and_that_it_cannot_reach_its_model_and_talks_to
         )
     };
     let ask = format!("timeout 60 {} -p 'say hello' < /dev/null 2>&1; echo agent $?", bin.display());
-    let without = net.run(&project, "none", &script(&format!("export CLAUDE_CODE_MAX_RETRIES=0; {ask}")));
-    assert!(without.stdout.contains("2.1.197"), "{without:?}");
-    assert!(!without.stdout.contains("agent 0"), "{without:?}");
+    // With its own preset it starts, on this very machine.
+    let started = world.run(&project, "claude-code", &format!("{} --version", bin.display())).ok();
+    assert!(started.stdout.contains("2.1.197"), "{started:?}");
+    // The next broker runs on the test network's machine.
+    world.keyhatch(&["broker", "--stop"]).ok();
+    let once = script(&format!("export CLAUDE_CODE_MAX_RETRIES=0; {ask}"));
+    let without = net.run(&project, "none", &once);
     assert!(
-        without.stderr.contains("model.example.org, ") && without.stderr.contains("opens no network"),
+        without.stdout.contains("2.1.197") && without.stdout.contains("Unable to connect"),
         "{without:?}"
     );
+    assert!(!without.stdout.contains("agent 0"), "{without:?}");
+    let cause = without.stderr.lines().find(|line| line.contains("model.example.org, "));
+    assert!(
+        cause.is_some_and(|line| line.contains("opens no network") && line.contains("claude -p")),
+        "{without:?}"
+    );
+    // With a list that lacks its model, the agent itself prints the reason and the line.
+    world.policy("other", &network_policy("other", "[network]\nallow = [\"web.example.org:8443\"]"));
+    let unlisted = net.run(&project, "other", &once);
+    let line = "[network] allow = [\"web.example.org:8443\", \"model.example.org:8443\"]";
+    assert!(unlisted.stdout.contains("model.example.org:8443: it is not in the policy's"), "{unlisted:?}");
+    assert!(unlisted.stdout.contains(line), "{unlisted:?}");
     let with = net.run(&project, "model", &script(&ask));
     assert!(with.stdout.contains("hello from the stand-in model"), "{with:?}\n{:?}", net.arrived());
     assert!(net.arrived().iter().any(|line| line.contains("POST /v1/messages")), "{:?}", net.arrived());
