@@ -118,8 +118,8 @@ fn a_tool_that_knows_no_proxy_fails_at_once_and_the_report_says_why() {
     let tool = ways_out(&world, &project);
     // Ten seconds is what a resolver without an answer takes; `timeout` would end the tool with 124.
     let script = format!(
-        "timeout 4 getent hosts nowhere.example.org; echo getent $?; timeout 4 {tool} 203.0.113.10 8080 2001:db8:1::10 web.example.org; \
-         echo tool $?; timeout 4 curl -sS --noproxy '*' https://api.example.net/; echo curl $?"
+        "timeout 9 getent hosts nowhere.example.org; echo getent $?; timeout 9 {tool} 203.0.113.10 8080 2001:db8:1::10 web.example.org; \
+         echo tool $?; timeout 9 curl -sS --noproxy '*' https://api.example.net/; echo curl $?"
     );
     let ran = net.run(&project, "web", &script);
     for expected in
