@@ -31,13 +31,14 @@ fn main() {
     let mut agent = world.command("ssh-agent");
     agent.arg("-D").arg("-a").arg(&socket);
     let agent = world.spawn(agent);
-    world.wait_until("the ssh-agent listens", || socket.exists());
+    world.wait_until("the ssh-agent listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     let with_agent = |command: &mut Command| {
         command.env("SSH_AUTH_SOCK", &socket);
     };
     let mut add = world.command("ssh-add");
     with_agent(add.arg("-q").arg(&key));
-    assert!(add.status().expect("ssh-add runs").success());
+    let added = add.output().expect("ssh-add runs");
+    assert!(added.status.success(), "{added:?}");
     let on_host = |script: &str, agent: bool| {
         let mut shell = world.command("sh");
         shell.current_dir(&project).args(["-c", script]);
@@ -55,8 +56,15 @@ fn main() {
     let bare = on_host(&plain, false);
     let ours = inside(&signed);
     let unsigned = inside(&plain);
+    // The same sandbox with a key in it, as it must not be: what is left is the cost of asking the broker.
+    let with_key = format!(
+        "ssh-keygen -q -t ed25519 -N '' -f /tmp/k && git config --global gpg.ssh.program ssh-keygen && \
+         git config --global user.signingkey /tmp/k && {signed}"
+    );
+    let exposed = inside(&with_key);
     compare("git commit -S", &ours, ("ssh-keygen and a key file", &file), Some(1.0));
     compare("git commit -S", &ours, ("ssh-keygen and the ssh-agent", &held), Some(1.0));
+    compare("git commit -S", &ours, ("ssh-keygen, key in the sandbox", &exposed), Some(1.0));
     compare("git commit inside", &unsigned, ("git commit on the host", &bare), None);
     drop(agent);
 }

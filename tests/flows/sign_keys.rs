@@ -1,5 +1,6 @@
 //! Where a signing key can be: in the host's ssh-agent, behind a passphrase, in the keyring, with gpg and gpgsm.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -53,7 +54,7 @@ impl Agent {
         let mut agent = world.command("ssh-agent");
         agent.arg("-D").arg("-a").arg(&socket);
         let agent = world.spawn(agent);
-        world.wait_until("the ssh-agent listens", || socket.exists());
+        world.wait_until("the ssh-agent listens", || UnixStream::connect(&socket).is_ok());
         Self { socket, _agent: agent }
     }
 
@@ -128,7 +129,7 @@ fn an_agent_that_refuses_or_takes_its_time_is_said_so() {
         .arg("-a")
         .arg(&socket);
     let agent = Agent { _agent: world.spawn(agent), socket };
-    world.wait_until("the ssh-agent listens", || agent.socket.exists());
+    world.wait_until("the ssh-agent listens", || UnixStream::connect(&agent.socket).is_ok());
     agent.add(&world, &private, &["-c"]);
     let start = |script: &str| {
         let mut command = agent.command(&world, world.path("bin/keyhatch"));
@@ -186,7 +187,7 @@ impl Keyring {
         let mut bus = world.command("dbus-daemon");
         bus.args(["--session", "--nofork", "--nopidfile", "--address", &address]);
         let bus = world.spawn(bus);
-        world.wait_until("the bus listens", || world.path("run/bus").exists());
+        world.wait_until("the bus listens", || UnixStream::connect(world.path("run/bus")).is_ok());
         let mut daemon = world.command("gnome-keyring-daemon");
         daemon.env("DBUS_SESSION_BUS_ADDRESS", &address).args(["--unlock", "--components=secrets"]);
         world.with_input(daemon, b"login").ok();

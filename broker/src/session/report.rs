@@ -141,6 +141,10 @@ fn git(session: &Session) -> Option<Section> {
         ("push-sent", "pushes sent upstream"),
         ("push-refused", "pushes refused or withdrawn"),
         ("push-denied", "pushes denied by policy"),
+        ("signed", "signatures made"),
+        ("sign-refused", "signatures refused"),
+        ("login-signed", "logins signed"),
+        ("login-refused", "logins refused"),
         ("fetch-allowed", "remotes fetched from"),
         ("fetch-denied", "fetches denied by policy"),
     ];
