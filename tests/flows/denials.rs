@@ -80,3 +80,39 @@ fn a_command_that_gets_what_it_wants_is_slower_and_nothing_else() {
     assert_eq!((observed.code(), &observed.stdout), (plain.code(), &plain.stdout), "{observed:?}");
     assert!(plain.stdout.contains("42\n1\n2\n3\nx\n"), "{plain:?}");
 }
+
+#[test]
+fn a_policy_is_learned_round_by_round_and_holds_no_secret() {
+    let world = World::new();
+    let project = world.project("p", "https://h.example/p.git");
+    for directory in ["home/.mytool", "home/.second", "home/.ssh"] {
+        world.make_directory(directory);
+    }
+    world.write_mode(
+        "home/.mytool/run",
+        "#!/bin/sh\n~/.second/run && cat ~/.ssh/id_rsa; echo tools-ran\n",
+        0o755,
+    );
+    world.write_mode("home/.second/run", "#!/bin/sh\necho second-ran\n", 0o755);
+    world.write_mode("home/.ssh/id_rsa", "canary-key", 0o600);
+    let file = world.path("learned.toml").display().to_string();
+    let mut command = world.command(world.path("bin/keyhatch"));
+    command.current_dir(&project).args([
+        "policy",
+        "learn",
+        "--output",
+        &file,
+        "--",
+        "sh",
+        "-c",
+        "~/.mytool/run",
+    ]);
+    let learned = world.spawn(command).finish();
+    assert!(learned.stdout.contains("second-ran\ntools-ran"), "{learned:?}");
+    assert!(!learned.all().contains("canary"), "{learned:?}");
+    let text = std::fs::read_to_string(&file).expect("a policy was written");
+    assert!(text.contains("tools = [\"~/.mytool\", \"~/.second\"]") && !text.contains(".ssh"), "{text}");
+    world.keyhatch(&["policy", "check", &file]).ok();
+    let ran = world.run(&project, &file, "~/.mytool/run");
+    assert!(ran.stdout.contains("second-ran\ntools-ran") && !ran.all().contains("canary"), "{ran:?}");
+}

@@ -87,15 +87,18 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it reads or changes what belongs to a user.
     pub(crate) const fn acts_as_user(&self) -> bool {
-        !matches!(
-            self,
-            Self::Completions { .. }
-                | Self::Doctor(_)
-                | Self::Man { .. }
-                | Self::Inspect
-                | Self::Harvest
-                | Self::Policy(_)
-        )
+        let learns = matches!(self, Self::Policy(Policy::Learn(_)));
+        learns
+            || !matches!(
+                self,
+                Self::AgentNotes
+                    | Self::Completions { .. }
+                    | Self::Doctor(_)
+                    | Self::Man { .. }
+                    | Self::Inspect
+                    | Self::Harvest
+                    | Self::Policy(_)
+            )
     }
 }
 
@@ -199,6 +202,21 @@ pub(crate) enum Policy {
     },
     /// Say why an operation would be allowed, asked or denied.
     Explain(Explain),
+    /// Run a command in the sandbox, look at what it misses, and write the policy that it needs.
+    Learn(Learn),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Learn {
+    /// The project's directory [default: as for `keyhatch run`].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) project: Option<PathBuf>,
+    /// Where the policy is written [default: standard output, after the command's own].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// The command and its arguments.
+    #[arg(last = true, value_name = "CMD", required = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -8,6 +8,7 @@ mod credential;
 mod decide;
 mod doctor;
 mod grant;
+mod learn;
 mod policy;
 mod prompt;
 mod result;

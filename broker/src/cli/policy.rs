@@ -110,6 +110,7 @@ pub(super) fn policy(command: Policy) -> Result<ExitCode, Failure> {
             let policy = parse(&policy)?;
             print(&format!("{}: the policy is sound\n", policy.name()))?;
         }
+        Policy::Learn(args) => return super::learn::learn(&args),
         Policy::Explain(args) => {
             let (policy, project, operation) = question(&args)?;
             print(&explain(&policy, &project, &operation))?;

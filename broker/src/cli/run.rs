@@ -32,10 +32,15 @@ use crate::limits::{self, Hit};
 use crate::observe::{self, Denial, Observation, View};
 use crate::paths::Paths;
 use crate::session::gitdir;
-use crate::session::report::Section;
+use crate::session::report::{Section, SessionReport};
 use crate::{inside, registries, surface, sys};
 
 pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
+    run_reported(args).map(|(code, _)| code)
+}
+
+/// The same, with the session's report.
+pub(super) fn run_reported(args: &Run) -> Result<(ExitCode, Option<SessionReport>), Failure> {
     let cwd = std::env::current_dir().map_err(|e| Failure::internal("the current directory", &e))?;
     // Whether there is a project is the policy's word; a policy is not read from a project in any case.
     let around = around(args.project.as_deref(), &cwd)?;
@@ -83,13 +88,13 @@ pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
     let hits = outcome.as_ref().map(|outcome| outcome.hits.clone()).unwrap_or_default();
     let denials = outcome.as_ref().map(|outcome| outcome.denials.clone()).unwrap_or_default();
     let sections = limits::section(&hits).into_iter().chain(observe::section(&denials));
-    conclude(&paths, &opened.session, sections.collect());
+    let report = conclude(&paths, &opened.session, sections.collect());
     drop(session);
     let outcome = outcome?;
     if let Some(kept) = &kept {
         print_json(&RunResult::new(&opened.session, &outcome.ended, &hits, kept, outcome.used))?;
     }
-    Ok(code_of(outcome.ended.status))
+    Ok((code_of(outcome.ended.status), report))
 }
 
 /// What was made for a run before it started.
@@ -120,17 +125,21 @@ fn code_of(status: ExitStatus) -> ExitCode {
 }
 
 /// Ends the session and says what it did, where there is something to say.
-fn conclude(paths: &Paths, session: &SessionId, sections: Vec<Section>) {
+fn conclude(paths: &Paths, session: &SessionId, sections: Vec<Section>) -> Option<SessionReport> {
     let request = Request::CloseSession { session: session.clone(), sections };
     match Client::connect(paths).and_then(|mut client| client.ask(request)) {
-        Ok(Reply::Report(report)) if report.sections.is_empty() => {}
+        Ok(Reply::Report(report)) if report.sections.is_empty() => Some(*report),
         Ok(Reply::Report(report)) => {
             for line in surface::report(&report).lines() {
                 eprintln!("keyhatch: {line}");
             }
+            Some(*report)
         }
         // A broker that died has said so in its log, and the next one says what is unknown.
-        other => tracing::debug!(?other, "no report"),
+        other => {
+            tracing::debug!(?other, "no report");
+            None
+        }
     }
 }
 

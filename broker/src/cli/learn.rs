@@ -1,0 +1,147 @@
+//! `keyhatch policy learn -- CMD`: runs a command in the sandbox as ever, looks at what it misses, and writes the smallest
+//! policy under which it misses nothing that a policy can give.
+//!
+//! It is never run with more than a user could have read before: each round has what the round before asked for, secrets'
+//! places are never given, and the result is a proposal that the user reads and keeps.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::ExitCode;
+
+use super::args::{Learn, Run};
+use super::{Failure, paths, print, run};
+use crate::paths::make_private;
+use crate::session::report::SessionReport;
+
+/// A command that fails early misses little at a time; what five rounds do not show needs a person.
+const ROUNDS: usize = 5;
+
+/// What a policy would have to give.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Wanted {
+    /// Directories of the user's home.
+    tools: BTreeSet<String>,
+    /// Hidden files of the project.
+    show: BTreeSet<String>,
+    /// Hosts with ports.
+    hosts: BTreeSet<String>,
+    /// Whether git went through the hatch.
+    git: bool,
+}
+
+pub(super) fn learn(args: &Learn) -> Result<ExitCode, Failure> {
+    let at = paths()?.state().join("learn");
+    make_private(&at).map_err(|error| Failure::internal("the directory for learning", &error))?;
+    let candidate = at.join(format!("{}.toml", std::process::id()));
+    let mut wanted = Wanted::default();
+    let mut code = ExitCode::SUCCESS;
+    for round in 1..=ROUNDS {
+        write(&candidate, &wanted.policy())?;
+        eprintln!("keyhatch: learning, round {round}");
+        let asked = Run {
+            project: args.project.clone(),
+            policy: candidate.display().to_string(),
+            explain: true,
+            json: false,
+            command: args.command.clone(),
+        };
+        let ran = run::run_reported(&asked);
+        drop(std::fs::remove_file(&candidate));
+        let (ended, report) = ran?;
+        code = ended;
+        let before = wanted.clone();
+        report.iter().for_each(|report| wanted.add(report));
+        if wanted == before {
+            break;
+        }
+    }
+    match &args.output {
+        Some(file) => write(file, &wanted.policy())?,
+        None => print(&wanted.policy())?,
+    }
+    Ok(code)
+}
+
+/// A file that only the user can write, and that did not exist, or was one.
+fn write(path: &std::path::Path, text: &str) -> Result<(), Failure> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let written = options.open(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| {
+        Failure::invalid(format!("cannot write {}: {error}", path.display()), "name a file of yours")
+    })
+}
+
+impl Wanted {
+    fn add(&mut self, report: &SessionReport) {
+        for section in &report.sections {
+            match section.name.as_str() {
+                "denials" => {
+                    let denials = section.data.as_array().into_iter().flatten();
+                    let lines = denials.filter_map(|denial| denial["line"].as_str());
+                    lines.for_each(|line| self.add_line(line));
+                }
+                "network" => {
+                    let destinations = section.data["destinations"].as_object().into_iter().flatten();
+                    let refused = destinations.filter(|(_, count)| count["line"].is_string());
+                    self.hosts
+                        .extend(refused.map(|(name, _)| name.clone()).filter(|name| name.contains(':')));
+                }
+                "git" => self.git = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// A line as the denials name it: `[sandbox] tools = ["~/.x"]`.
+    fn add_line(&mut self, line: &str) {
+        let Some(value) = line.split('"').nth(1).map(str::to_owned) else { return };
+        if line.starts_with("[sandbox] tools") {
+            self.tools.insert(value);
+        } else if line.starts_with("[sandbox] show") {
+            self.show.insert(value);
+        }
+    }
+
+    fn policy(&self) -> String {
+        let list = |values: &BTreeSet<String>| {
+            values.iter().map(|value| format!("{value:?}")).collect::<Vec<_>>().join(", ")
+        };
+        let mut text = "name        = \"learned\"\ndescription = \"What one command needed: read it before you keep it.\"\n".to_owned();
+        // The hatch asks before anything leaves, and a learning run is watched: it is open while it is not known.
+        let rules = [("fetch", "", "allow"), ("push", "updates  = [\"create\", \"fast-forward\"]\n", "ask")];
+        for (service, more, decision) in rules {
+            text.push_str(&format!(
+                "\n[[{service}]]\nname     = \"own remotes\"\nremote   = \"{{remotes}}\"\n{more}decision = \"{decision}\"\nreason   = \"learned\"\n"
+            ));
+        }
+        text.push_str("\n[sandbox]\n");
+        text.push_str(&format!("tools = [{}]\n", list(&self.tools)));
+        if !self.show.is_empty() {
+            text.push_str("# Shown although it looks like a secret.\n");
+            text.push_str(&format!("show  = [{}]\n", list(&self.show)));
+        }
+        text.push_str(&format!("\n[network]\nmode  = \"allow\"\nallow = [{}]\n", list(&self.hosts)));
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyhatch_policies::Policy;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_a_policy() {
+        let mut wanted = Wanted::default();
+        Policy::parse(&wanted.policy(), "learned").unwrap_or_else(|error| panic!("{error}"));
+        wanted.add_line("[sandbox] tools = [\"~/.cargo\"]");
+        wanted.add_line("[sandbox] show = [\".env\"]");
+        wanted.hosts.insert("api.example.org:443".into());
+        let policy = Policy::parse(&wanted.policy(), "learned").unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(policy.sandbox().tools, [".cargo"]);
+        assert!(!policy.sandbox().hide.hides(".env"));
+    }
+}
