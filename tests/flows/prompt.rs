@@ -56,21 +56,16 @@ fn keys_signals_size_and_job_control_are_the_commands_own() {
     let world = World::new();
     let project = world.make_directory("plain");
     let terminal = Terminal::open(&world, &project, "keyhatch run -- bash --norc --noprofile -i");
-    terminal.keys(&["PS1='in$ '", "Enter"]);
-    terminal.shows("in$ ");
-    terminal.keys(&["stty size", "Enter"]);
-    terminal.shows("30 100");
+    // Keys may be typed before the shell has the terminal, or before it heard of a new size: then once more.
+    terminal.keys_until(&["PS1='in$ '", "Enter"], "\nin$ ");
+    terminal.keys_until(&["stty size", "Enter"], "30 100");
     terminal.resize(90, 25);
-    terminal.keys(&["stty size", "Enter"]);
-    terminal.shows("25 90");
-    terminal.keys(&["sleep 500", "Enter"]);
-    terminal.keys(&["C-z"]);
-    terminal.shows("Stopped");
-    terminal.keys(&["jobs", "Enter"]);
+    terminal.keys_until(&["stty size", "Enter"], "25 90");
+    terminal.keys(&["clear; sleep 500", "Enter"]);
+    terminal.keys_until(&["C-z"], "Stopped");
     terminal.keys(&["fg", "Enter"]);
-    terminal.keys(&["C-c"]);
-    terminal.keys(&["echo interrupted $?", "Enter"]);
-    terminal.shows("interrupted 130");
+    terminal.keys_until(&["C-c"], "^C");
+    terminal.keys_until(&["echo interrupted $?", "Enter"], "interrupted 130");
     terminal.keys(&["exit 7", "Enter"]);
     terminal.shows("ended 7");
 }

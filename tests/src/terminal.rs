@@ -77,6 +77,22 @@ impl<'w> Terminal<'w> {
     }
 }
 
+impl Terminal<'_> {
+    /// Types keys again and again until the screen shows a text: a person looks, and types once more.
+    ///
+    /// # Panics
+    /// When it never does.
+    #[track_caller]
+    pub fn keys_until(&self, keys: &[&str], text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.screen().contains(text) {
+            assert!(Instant::now() < deadline, "the screen never shows {text:?}:\n{}", self.screen());
+            self.keys(keys);
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+}
+
 impl Drop for Terminal<'_> {
     fn drop(&mut self) {
         // The command may have ended the server itself.

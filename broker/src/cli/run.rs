@@ -194,8 +194,9 @@ async fn confined(
         None if limits.output.is_some() || limits.idle.is_some() => Outputs::Count(traffic.clone()),
         None => Outputs::PassOn(traffic.clone()),
     };
-    let relayed = relay(&outputs, Shown::of(policy)).map_err(internal("the terminal"))?;
+    // Before the terminal is raw: what it says is a line of its own.
     let place = bounds::place(policy)?;
+    let relayed = relay(&outputs, Shown::of(policy)).map_err(internal("the terminal"))?;
     let rules = sandbox::rules(&Plan {
         opened,
         policy,
