@@ -1,8 +1,11 @@
 //! The session's ssh-agent: off by default; where a policy has one, it logs in where the policy says and signs nothing
 //! else. The clients are OpenSSH's own, against a real server.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use keyhatch_protocol::agent::put;
 use keyhatch_tests::{Finished, Running, SshServer, SshVersion, World, raw};
 use serde_json::Value;
 
@@ -179,5 +182,51 @@ fn signatures_additions_locks_and_forwarding_are_refused() {
     assert!(!hopped.stdout.contains("HOPPED"), "{hopped:?}");
     let refusals = scene.refusals();
     assert!(refusals.iter().any(|why| why.contains("is not forwarded to another machine")), "{refusals:?}");
+    scene.end();
+}
+
+/// A client of a test's own: one message and its answer.
+fn ask(stream: &mut UnixStream, message: &[u8]) -> Vec<u8> {
+    let mut framed = Vec::new();
+    put(&mut framed, message);
+    stream.write_all(&framed).expect("writes");
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).expect("an answer");
+    let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut answer).expect("an answer");
+    answer
+}
+
+fn strings(parts: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    parts.iter().for_each(|part| put(&mut bytes, part));
+    bytes
+}
+
+#[test]
+fn a_login_on_a_connection_that_no_server_proved_its_own_is_refused() {
+    const FAILURE: &[u8] = &[5];
+    let scene = Scene::new(None);
+    let connect = || UnixStream::connect(&scene.socket).expect("the session's socket");
+    // 12, the number of keys, then the first key as a string.
+    let listed = ask(&mut connect(), &[11]);
+    let length = u32::from_be_bytes(listed[5..9].try_into().expect("a length")) as usize;
+    let key = &listed[9..9 + length];
+    let mut login = strings(&[b"session"]);
+    login.push(50);
+    login.extend(strings(&[b"root", b"ssh-connection", b"publickey"]));
+    login.push(1);
+    login.extend(strings(&[b"ssh-ed25519", key]));
+    let sign = [&[13][..], &strings(&[key, &login]), &[0; 4]].concat();
+    assert_eq!(ask(&mut connect(), &sign), FAILURE, "no server at all");
+    // The server's own key, and a signature that somebody made up.
+    let proof = strings(&[b"ssh-ed25519", &[7; 64]]);
+    let mut forged = connect();
+    let bind = [&[27][..], &strings(&[b"session-bind@openssh.com", key, b"session", &proof]), &[0]].concat();
+    assert_eq!(ask(&mut forged, &bind), FAILURE);
+    assert_eq!(ask(&mut forged, &sign), FAILURE, "and it stays refused");
+    let refusals = scene.refusals();
+    assert!(refusals.iter().any(|why| why.contains("not bound to a server")), "{refusals:?}");
+    assert!(refusals.iter().any(|why| why.contains("did not sign this connection")), "{refusals:?}");
     scene.end();
 }
