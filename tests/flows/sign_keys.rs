@@ -318,8 +318,7 @@ fn openpgp_signatures_are_made_by_the_hosts_gpg_and_verified_by_the_images() {
     let records: Vec<Value> = world.audit().into_iter().filter(|r| r["event"] == "signed").collect();
     assert_eq!(records.len(), 3);
     assert_eq!(records[2]["key"], fingerprint);
-    let mut kill = world.command("gpgconf");
-    assert!(kill.args(["--kill", "all"]).status().expect("gpgconf runs").success());
+    end_of_gnupg(&world);
 }
 
 #[test]
@@ -334,4 +333,59 @@ fn without_a_key_or_a_program_the_refusal_is_clear() {
     );
     let x509 = world.run(&project, "default", "git commit -q --allow-empty -S -m x").fails();
     assert!(x509.stderr.contains("gpgsm could not sign: it is not installed on the host"), "{x509:?}");
+}
+
+/// The user's gpgsm with a certificate of Ada's that the user trusts.
+fn gpgsm(world: &World) {
+    world.make_directory("home/.gnupg");
+    let pin = "#!/bin/sh\necho OK\nwhile read line; do case \"$line\" in GETPIN*) echo 'D '; echo OK;; *) echo OK;; esac; done\n";
+    let pin = world.write_mode("home/pin", pin, 0o755);
+    let agent = format!("pinentry-program {}\nallow-loopback-pinentry\n", pin.display());
+    world.write("home/.gnupg/gpg-agent.conf", &agent);
+    world.write("home/.gnupg/gpgsm.conf", "disable-crl-checks\n");
+    world.write(
+        "home/certificate",
+        "Key-Type: RSA\nKey-Length: 2048\nKey-Usage: sign\nSerial: random\nName-DN: CN=Ada Lovelace\n\
+         Name-Email: ada@example.org\nHash-Algo: SHA256\n",
+    );
+    let run = |arguments: &[&str]| -> keyhatch_tests::Finished {
+        world.command("gpgsm").arg("--batch").args(arguments).output().expect("gpgsm runs").into()
+    };
+    let make = [
+        "--pinentry-mode",
+        "loopback",
+        "--passphrase-fd",
+        "0",
+        "--generate-key",
+        "-o",
+        "ada.pem",
+        "certificate",
+    ];
+    run(&make).ok();
+    run(&["--import", "ada.pem"]).ok();
+    let listed = run(&["--with-colons", "-K"]).ok();
+    let line = listed.stdout.lines().find(|line| line.starts_with("fpr:")).expect("a fingerprint").to_owned();
+    let fingerprint = line.split(':').nth(9).expect("a fingerprint");
+    world.write("home/.gnupg/trustlist.txt", &format!("{fingerprint} S relax\n"));
+    end_of_gnupg(world);
+}
+
+fn end_of_gnupg(world: &World) {
+    let ended = world.command("gpgconf").args(["--kill", "all"]).status();
+    assert!(ended.expect("gpgconf runs").success());
+}
+
+#[test]
+fn x509_signatures_are_made_by_the_hosts_gpgsm() {
+    let (world, project) = world();
+    gpgsm(&world);
+    config(
+        &world,
+        &[("gpg.format", "x509"), ("user.signingkey", "ada@example.org"), ("commit.gpgsign", "true")],
+    );
+    world.run(&project, "default", COMMIT).ok();
+    good(&world, &project);
+    let signed = world.audit().into_iter().find(|record| record["event"] == "signed").expect("a record");
+    assert_eq!(signed["format"], "x509");
+    end_of_gnupg(&world);
 }
