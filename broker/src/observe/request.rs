@@ -18,7 +18,7 @@ pub(super) enum Kind {
     /// To execute it.
     Execute,
     /// To open it: the argument with the flags; none where they are behind a pointer.
-    Open(Option<usize>),
+    Open(usize),
     /// To change the directory that it is in.
     Change,
     /// To connect to it.
@@ -51,12 +51,11 @@ struct Place {
 pub(super) fn kind(call: i64) -> Option<Kind> {
     Some(match call {
         libc::SYS_execve => Kind::Execute,
-        libc::SYS_openat => Kind::Open(Some(2)),
-        libc::SYS_openat2 => Kind::Open(None),
+        libc::SYS_openat => Kind::Open(2),
         libc::SYS_mkdirat | libc::SYS_unlinkat | libc::SYS_renameat2 => Kind::Change,
         libc::SYS_connect => Kind::Connect,
         #[cfg(target_arch = "x86_64")]
-        libc::SYS_open => Kind::Open(Some(1)),
+        libc::SYS_open => Kind::Open(1),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_mkdir | libc::SYS_unlink | libc::SYS_rename => Kind::Change,
         _ => return None,
@@ -64,10 +63,7 @@ pub(super) fn kind(call: i64) -> Option<Kind> {
 }
 
 fn place(call: i64) -> Place {
-    let at = matches!(
-        call,
-        libc::SYS_openat | libc::SYS_openat2 | libc::SYS_mkdirat | libc::SYS_unlinkat | libc::SYS_renameat2
-    );
+    let at = matches!(call, libc::SYS_openat | libc::SYS_mkdirat | libc::SYS_unlinkat | libc::SYS_renameat2);
     if at { Place { directory: Some(0), path: 1 } } else { Place { directory: None, path: 0 } }
 }
 
@@ -82,12 +78,12 @@ impl Request {
         let text = string(&memory, call.arguments[path])?;
         let path = absolute(call, directory, &text)?;
         let writes = match kind {
-            Kind::Open(Some(flags)) => {
+            Kind::Open(flags) => {
                 let flags = call.arguments[flags] as libc::c_int;
                 flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_CREAT != 0
             }
             Kind::Change => true,
-            Kind::Execute | Kind::Open(None) | Kind::Connect => false,
+            Kind::Execute | Kind::Connect => false,
         };
         Some(Self::Path { pid: call.pid, path, writes })
     }

@@ -9,8 +9,7 @@ use super::program::Program;
 use super::table::{Call, NAMESPACED, Verdict, calls, verdicts};
 
 /// Calls that are looked at.
-const LOOKED_AT: &[Call] =
-    calls!(SYS_openat SYS_openat2 SYS_execve SYS_connect SYS_mkdirat SYS_unlinkat SYS_renameat2);
+const LOOKED_AT: &[Call] = calls!(SYS_openat SYS_execve SYS_connect SYS_mkdirat SYS_unlinkat SYS_renameat2);
 
 /// The same, under numbers that only older architectures have.
 #[cfg(target_arch = "x86_64")]
