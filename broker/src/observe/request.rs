@@ -17,7 +17,7 @@ const ADDRESS_MAX: usize = 110;
 pub(super) enum Kind {
     /// To execute it.
     Execute,
-    /// To open it: the argument with the flags; none where they are behind a pointer.
+    /// To open it: the argument with the flags.
     Open(usize),
     /// To change the directory that it is in.
     Change,
