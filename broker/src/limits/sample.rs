@@ -116,7 +116,8 @@ mod tests {
         let own = std::process::id();
         let sample = loop {
             let sample = take(own, Path::new("/nonexistent"));
-            if sample.tasks > 0 || std::time::Instant::now() > deadline {
+            // A child that has not executed its program yet has no memory of its own.
+            if (sample.tasks > 0 && sample.memory > 0) || std::time::Instant::now() > deadline {
                 break sample;
             }
         };
