@@ -46,6 +46,9 @@ pub enum CgroupError {
     /// The controllers are not handed down to the user.
     #[error("the controllers memory and pids are not delegated to you in {0}")]
     NotDelegated(PathBuf),
+    /// The kernel moves a process only below a directory that its mover may write.
+    #[error("this process is not below {0}: only what was started there can be put into it")]
+    NotBelow(PathBuf),
     /// A file of it.
     #[error("cannot set up {path}")]
     SetUp {
@@ -103,6 +106,9 @@ pub async fn make(
     limits: &SessionLimits,
 ) -> Result<Cgroup, CgroupError> {
     let (parent, name) = match place {
+        Place::Delegated(directory) if !may_move_to(directory) => {
+            return Err(CgroupError::NotBelow(directory.clone()));
+        }
         Place::Delegated(directory) => (directory.clone(), format!("keyhatch-{session}")),
         Place::Systemd => {
             systemd::start_scope(session, runner).await?;
@@ -225,6 +231,14 @@ fn writable(directory: &Path) -> bool {
     [directory.to_owned(), directory.join("cgroup.procs")]
         .iter()
         .all(|path| access(path, Access::WRITE_OK).is_ok())
+}
+
+/// Whether this process may be moved there: cgroups(7), the nearest common ancestor must be the user's to write.
+fn may_move_to(directory: &Path) -> bool {
+    let Some(mount) = mount_point() else { return false };
+    let own = mount.join(own_path().unwrap_or_default());
+    let common = directory.ancestors().find(|ancestor| own.starts_with(ancestor));
+    common.is_some_and(writable)
 }
 
 fn has_needed(file: &Path) -> bool {
