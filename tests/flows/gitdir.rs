@@ -170,6 +170,30 @@ fn the_report_names_what_was_brought_and_show_repeats_it() {
 }
 
 #[test]
+fn what_the_host_runs_later_is_shown_with_its_diff_when_it_was_changed() {
+    let twins = Twins::new(GITS[0]);
+    twins.prepare(
+        "printf 'all:\\n\\ttrue\\n' > Makefile; echo same > build.rs; git add -A; git commit -qm build",
+    );
+    let script = "printf 'all:\\n\\tcurl evil\\n' > Makefile; mkdir -p .github/workflows; echo 'on: push' > .github/workflows/ci.yml; \
+        echo x > tool; chmod +x tool; ln -s /etc/passwd out; ln -s README in; mkdir nested; git init -q nested; echo $KEYHATCH_SESSION";
+    let ran = twins.world.run(&twins.boxed, "default", script).ok();
+    for line in [
+        "run or obeyed on your side: Makefile",
+        "+\tcurl evil",
+        "run or obeyed on your side: .github/workflows/ci.yml",
+        "executable, made or changed: tool",
+        "link out of the project: out",
+        "repository of its own, whose configuration your git would obey there: nested",
+    ] {
+        assert!(ran.stderr.contains(line), "{line} {ran:#?}");
+    }
+    assert!(!ran.stderr.contains("build.rs") && !ran.stderr.contains("project: in"), "{ran:#?}");
+    let shown = twins.world.keyhatch(&["session", "show", ran.stdout.trim(), "--json"]).ok();
+    assert!(shown.stdout.contains("\"executables\":[\"tool\"]"), "{shown:?}");
+}
+
+#[test]
 fn a_policy_can_share_the_projects_own_git_directory() {
     let world = World::new();
     world.policy("shared", &format!("{}\n[repository]\ngit_dir = \"shared\"\n", SHARED));

@@ -81,6 +81,7 @@ pub fn build(
         stash: Vec::new(),
         host_stash: Vec::new(),
         own_stash: std::collections::BTreeSet::new(),
+        begun: None,
         outcome: Outcome::default(),
     };
     let (session, agreed) = (state.session(), state.agreed());
@@ -109,6 +110,11 @@ pub fn build(
     }
     worktrees(repository, &session)?;
     own_tree(repository, &mut state)?;
+    state.begun = match state.trees.first().and_then(|tree| tree.head.clone()) {
+        Some(Head::Detached(id)) => Some(id),
+        Some(Head::Branch(name)) => state.base.values(&state.start()?, std::iter::once(&name)).remove(&name),
+        None => None,
+    };
     Ok(state)
 }
 

@@ -63,6 +63,15 @@ impl Git {
         Ok(super::refs::packed(&output.stdout).collect())
     }
 
+    /// The content of a file in a commit; none where it was not there.
+    #[must_use]
+    pub fn blob(&self, commit: &ObjectId, path: &str) -> Option<Vec<u8>> {
+        let mut git = self.command();
+        git.args(["cat-file", "blob", &format!("{commit}:{path}")]);
+        let output = git.stdout(Stdio::piped()).stderr(Stdio::null()).output().ok()?;
+        output.status.success().then_some(output.stdout)
+    }
+
     /// Moves a ref from exactly one value to another. The log says who and why.
     ///
     /// # Errors
@@ -199,7 +208,8 @@ pub fn tree_directory(state: &State, within: &str) -> PathBuf {
     if within == "." { state.common.clone() } else { state.common.join(within) }
 }
 
-fn clean() -> Command {
+/// git that obeys no configuration but what it is told.
+pub(super) fn clean() -> Command {
     let mut git = Command::new("git");
     git.env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())

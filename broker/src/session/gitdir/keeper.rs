@@ -20,7 +20,7 @@ use super::host::tree_directory;
 use super::refs;
 use super::state::{Record, State};
 use super::sync::Round;
-use super::{adopt, lock, placeholder, report};
+use super::{adopt, changes, lock, nested, placeholder, report};
 use crate::cause::chain;
 use crate::session::report::Section;
 
@@ -194,15 +194,27 @@ impl Work {
                 break;
             }
         }
+        let mut more = self.said_of_the_project();
         if !well {
-            return vec![report::left(&self.directory)];
+            more.push(report::left(&self.directory));
+            return more;
         }
         let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         placeholder::remove(&record.placeholders, &record.session);
         if let Err(error) = fs::remove_dir_all(&self.directory) {
             tracing::warn!(%error, "a session's git directory is left behind");
         }
-        Vec::new()
+        more
+    }
+
+    /// What changed in the project that the host runs later. The repositories inside are remembered for the next start.
+    fn said_of_the_project(&self) -> Vec<Section> {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // The sessions' directories and what is known of projects lie side by side.
+        let cache = self.directory.parent().and_then(Path::parent).map(|state| state.join("nested"));
+        let found = cache.map(|cache| nested::behind(&record.project, &cache)).unwrap_or_default();
+        let repositories: Vec<PathBuf> = found.repositories.into_iter().collect();
+        changes::section(&record, &repositories).into_iter().collect()
     }
 }
 

@@ -13,6 +13,7 @@ mod admit;
 mod adopt;
 mod beneath;
 mod build;
+mod changes;
 pub mod harvest;
 mod headlog;
 mod host;

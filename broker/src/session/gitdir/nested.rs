@@ -1,8 +1,8 @@
 //! Repositories inside the project, beside its own: submodules, checkouts in a subdirectory, linked worktrees, bare ones.
 //!
 //! The host's git goes into each of them when the user does, and into a submodule by itself. They are found by a walk
-//! that is cut short where it would slow the start; what it did not reach is found behind the session's back, and the
-//! next start knows.
+//! that is cut short where it would slow the start; what it did not reach is found, and said, when the session ends, and
+//! the next start knows.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,8 +17,8 @@ use super::layout::is_git_directory;
 
 /// How long the start of a session looks.
 const AT_START: Duration = Duration::from_millis(25);
-/// How long it is looked behind the session's back.
-const BEHIND: Duration = Duration::from_secs(20);
+/// How long it is looked when a session ends.
+const BEHIND: Duration = Duration::from_secs(5);
 /// Deepest directory that is looked into.
 const MAX_DEPTH: usize = 32;
 /// Most repositories that one session gets git directories for.

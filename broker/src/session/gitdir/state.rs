@@ -80,6 +80,8 @@ pub struct State {
     pub host_stash: Vec<ObjectId>,
     /// Stash entries that the session made: those it may drop.
     pub own_stash: BTreeSet<ObjectId>,
+    /// The commit that the session began at.
+    pub begun: Option<ObjectId>,
     /// What happened, for the report.
     pub outcome: Outcome,
 }

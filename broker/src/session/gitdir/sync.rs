@@ -129,6 +129,7 @@ impl Round<'_> {
             base: self.state.base.clone(),
             floors,
             settled: self.state.settled.clone(),
+            made: self.state.floors.len().max(self.state.outcome.moved.len()),
             anchor: heads.first().cloned(),
             known: heads,
             stash: self.state.stash.clone(),

@@ -18,7 +18,7 @@ use crate::session::gitdir::refs::{Changes, Head, Refs};
 
 /// Most bytes of an order.
 const MAX_ORDER: u64 = 64 * 1024 * 1024;
-/// Refs that one session may change: nobody who works makes more, and each one costs the host.
+/// Refs that one session may make: nobody who works makes more, and each one costs the host.
 const MAX_REFS: usize = 10_000;
 /// Largest reflog that is read.
 const MAX_LOG: u64 = 16 * 1024 * 1024;
@@ -69,11 +69,11 @@ fn gather(order: &Order) -> io::Result<Harvest> {
     let start = fs::read(order.agreed.join("packed-refs"))?;
     let mut harvest = Harvest::default();
     let changed = order.base.changes(&start, &side)?;
-    let changed = unsettled(order, changed, &mut harvest);
+    let before = order.base.values(&start, changed.keys());
+    let changed = unsettled(order, changed, &before, &mut harvest);
     harvest.stash = stash(order, &side);
     harvest.trees =
         order.trees.iter().enumerate().map(|(at, tree)| tree_state(order, &side, (at, tree))).collect();
-    let before = order.base.values(&start, changed.keys());
     let mut store = Store::make(order)?;
     store.knows(before.values().chain(order.floors.values().flatten()));
     let wanted = wanted(&mut store, &side, &changed, &harvest);
@@ -96,20 +96,23 @@ fn gather(order: &Order) -> io::Result<Harvest> {
     Ok(harvest)
 }
 
-/// Leaves out what was dealt with, what is never taken, and what is too much.
-fn unsettled(order: &Order, changed: Changes, harvest: &mut Harvest) -> Changes {
+/// Leaves out what was dealt with, what is never taken, and what is too much: refs that the host has, or that came
+/// before, may change; how many new ones a session may make is counted over all its rounds.
+fn unsettled(order: &Order, changed: Changes, before: &Refs, harvest: &mut Harvest) -> Changes {
     let open = |name: &RefName, new: &Option<ObjectId>| order.settled.get(name) != Some(new);
-    let mut open: Changes =
-        changed.into_iter().filter(|(name, new)| is_taken(name) && open(name, new)).collect();
-    if open.len() > MAX_REFS {
-        harvest.too_many = open.len() - MAX_REFS;
+    let open = changed.into_iter().filter(|(name, new)| is_taken(name) && open(name, new));
+    let (mut taken, new): (Changes, Changes) =
+        open.partition(|(name, _)| before.contains_key(name) || order.floors.contains_key(name));
+    let room = MAX_REFS.saturating_sub(order.made);
+    if new.len() > room {
+        harvest.too_many = new.len() - room;
         harvest.refused.push(Refused {
-            what: format!("{} refs", harvest.too_many),
-            why: format!("a session may change {MAX_REFS} refs"),
+            what: "refs".into(),
+            why: format!("a session may make {MAX_REFS} refs: the others stay inside"),
         });
-        open = open.into_iter().take(MAX_REFS).collect();
     }
-    open
+    taken.extend(new.into_iter().take(room));
+    taken
 }
 
 /// Refs that come back. `refs/replace` would change what the host's objects say; the rest is git's own scaffolding.

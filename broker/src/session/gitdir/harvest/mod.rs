@@ -52,6 +52,8 @@ pub struct Order {
     pub floors: BTreeMap<RefName, Option<ObjectId>>,
     /// Values of the session that were dealt with.
     pub settled: BTreeMap<RefName, Option<ObjectId>>,
+    /// How many refs the session made already.
+    pub made: usize,
     /// Commits that the host surely has whole.
     pub known: Vec<ObjectId>,
     /// The commit to which new submodules are compared.

@@ -1,0 +1,239 @@
+//! What a session changed in the project that the host runs later, said when it ends: build files and workflows with
+//! their diff, executables, links out of the tree, repositories that appeared.
+//!
+//! Comes in: a tree of hostile names and bytes. Goes out: a section of the report, escaped and bounded. What changed is
+//! known by the time of its last change, which no process inside can set.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use keyhatch_protocol::ObjectId;
+use keyhatch_protocol::text::{shown, shown_line};
+use serde_json::json;
+
+use super::beneath::Beneath;
+use super::host;
+use super::state::Record;
+use crate::session::report::Section;
+
+/// Files that an agent must be able to edit and that the host's tools run or obey.
+const NAMES: &[&str] = &[
+    "Makefile",
+    "makefile",
+    "GNUmakefile",
+    "Justfile",
+    "justfile",
+    "CMakeLists.txt",
+    "package.json",
+    "build.rs",
+    "Cargo.toml",
+    "pyproject.toml",
+    "setup.py",
+    "conftest.py",
+    "CLAUDE.md",
+    "AGENTS.md",
+    ".gitattributes",
+    ".gitmodules",
+    ".gitlab-ci.yml",
+];
+/// Directories whose every file is one of those.
+const WITHIN: &[&str] = &[".github/workflows", ".circleci"];
+/// How long is looked.
+const LOOKS: Duration = Duration::from_secs(5);
+/// Deepest directory.
+const MAX_DEPTH: usize = 40;
+/// Most things of one kind that are named.
+const MAX_NAMED: usize = 20;
+/// Most diffs, most lines of one, and the largest file that gets one.
+const MAX_DIFFS: usize = 10;
+const MAX_LINES: usize = 60;
+const MAX_FILE: u64 = 256 * 1024;
+
+/// What was found, each by its path in the project.
+#[derive(Debug, Default)]
+struct Found {
+    obeyed: Vec<PathBuf>,
+    executables: Vec<PathBuf>,
+    links: Vec<PathBuf>,
+    privileged: Vec<PathBuf>,
+    whole: bool,
+}
+
+/// Says what changed since the session was opened; none where there is nothing to say. `repositories` are those that
+/// are there now.
+#[must_use]
+pub fn section(record: &Record, repositories: &[PathBuf]) -> Option<Section> {
+    let found = look(&record.project, i64::try_from(record.opened).unwrap_or(i64::MAX));
+    let appeared: Vec<PathBuf> = repositories
+        .iter()
+        .filter(|path| !record.covered.contains(path))
+        .filter_map(|path| path.strip_prefix(&record.project).ok().map(Path::to_owned))
+        .collect();
+    let mut lines = Vec::new();
+    let mut diffs = Vec::new();
+    for path in found.obeyed.iter().take(MAX_NAMED) {
+        lines.push(format!("changed, and run or obeyed on your side: {}", name(path)));
+        if diffs.len() < MAX_DIFFS
+            && let Some(diff) = diff(record, path)
+        {
+            lines.extend(diff.lines().take(MAX_LINES).map(|line| format!("  {}", shown_line(line))));
+            diffs.push(json!({"path": path, "diff": diff}));
+        }
+    }
+    for (what, paths) in [
+        ("executable, made or changed", &found.executables),
+        ("link out of the project", &found.links),
+        ("set-user-id or set-group-id", &found.privileged),
+        ("repository of its own, whose configuration your git would obey there", &appeared),
+    ] {
+        lines.extend(paths.iter().take(MAX_NAMED).map(|path| format!("{what}: {}", name(path))));
+        if paths.len() > MAX_NAMED {
+            lines.push(format!("{what}: and {} more", paths.len() - MAX_NAMED));
+        }
+    }
+    if !found.whole {
+        lines.push("the project is too large to look at all of it: there may be more".into());
+    }
+    let data = json!({
+        "obeyed": found.obeyed, "diffs": diffs, "executables": found.executables, "links": found.links,
+        "privileged": found.privileged, "repositories": appeared, "whole": found.whole,
+    });
+    (!lines.is_empty()).then(|| Section { name: "project".into(), lines, data })
+}
+
+fn name(path: &Path) -> String {
+    shown(&path.to_string_lossy())
+}
+
+/// Breadth first; no link is followed, no git directory is looked into.
+fn look(project: &Path, since: i64) -> Found {
+    let until = Instant::now() + LOOKS;
+    let mut found = Found { whole: true, ..Found::default() };
+    let mut level = vec![project.to_owned()];
+    for _ in 0..MAX_DEPTH {
+        let mut next = Vec::new();
+        for directory in level {
+            if Instant::now() > until {
+                found.whole = false;
+                return found;
+            }
+            let Ok(entries) = fs::read_dir(&directory) else { continue };
+            for entry in entries.flatten() {
+                let Ok(metadata) = entry.metadata() else { continue };
+                if metadata.is_dir() {
+                    if entry.file_name() != ".git" {
+                        next.push(entry.path());
+                    }
+                } else if metadata.ctime() >= since {
+                    judge(project, &entry.path(), &metadata, &mut found);
+                }
+            }
+        }
+        if next.is_empty() {
+            return found;
+        }
+        level = next;
+    }
+    found.whole = false;
+    found
+}
+
+fn judge(project: &Path, path: &Path, metadata: &fs::Metadata, found: &mut Found) {
+    let Ok(relative) = path.strip_prefix(project) else { return };
+    if metadata.is_symlink() {
+        if fs::read_link(path).is_ok_and(|target| leaves(relative, &target, project)) {
+            found.links.push(relative.to_owned());
+        }
+        return;
+    }
+    let obeyed = path.file_name().is_some_and(|file| NAMES.iter().any(|name| file == *name))
+        || WITHIN.iter().any(|directory| relative.starts_with(directory));
+    if obeyed {
+        found.obeyed.push(relative.to_owned());
+    }
+    let mode = metadata.permissions().mode();
+    if metadata.is_file() && mode & 0o111 != 0 {
+        found.executables.push(relative.to_owned());
+    }
+    if mode & 0o6000 != 0 {
+        found.privileged.push(relative.to_owned());
+    }
+}
+
+/// Whether a link leads out of the project, by its own words: what it leads to may change.
+fn leaves(link: &Path, target: &Path, project: &Path) -> bool {
+    if target.is_absolute() {
+        return !target.starts_with(project) || target.components().any(|part| part == Component::ParentDir);
+    }
+    let mut depth = i64::try_from(link.components().count()).unwrap_or(0) - 1;
+    target.components().any(|part| {
+        depth += match part {
+            Component::ParentDir => -1,
+            Component::Normal(_) => 1,
+            _ => 0,
+        };
+        depth < 0
+    })
+}
+
+/// What changed in a file, compared with the commit that the session began at.
+fn diff(record: &Record, path: &Path) -> Option<String> {
+    let now = Beneath::hostile(&record.project).ok()?.read(path.to_str()?, MAX_FILE).ok()??;
+    let state = record.repositories.first();
+    let before = state.and_then(|state| before(state, path)).unwrap_or_default();
+    if before == now {
+        return None;
+    }
+    compared(&before, &now).ok()
+}
+
+fn before(state: &super::State, path: &Path) -> Option<Vec<u8>> {
+    let begun: &ObjectId = state.begun.as_ref()?;
+    host::Git::of(state).blob(begun, path.to_str()?)
+}
+
+/// `git diff` of two files of ours, in a process that holds nothing: the bytes are the session's.
+fn compared(before: &[u8], now: &[u8]) -> io::Result<String> {
+    let place = tempfile::tempdir()?;
+    let (old, new) = (place.path().join("before"), place.path().join("now"));
+    fs::write(&old, before)?;
+    fs::write(&new, now)?;
+    let mut git = host::clean();
+    git.args(["diff", "--no-index", "--no-ext-diff", "--no-textconv", "--no-color", "--"]).arg(old).arg(new);
+    let output = git.stdout(Stdio::piped()).stderr(Stdio::null()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // The head names files of ours.
+    Ok(text
+        .lines()
+        .skip_while(|line| !line.starts_with("@@"))
+        .take(MAX_LINES)
+        .map(|l| format!("{l}\n"))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_leaves_the_project_by_its_own_words() {
+        let project = Path::new("/home/u/p");
+        let leaves = |link: &str, target: &str| leaves(Path::new(link), Path::new(target), project);
+        for (link, target) in [
+            ("a", "/etc/passwd"),
+            ("a", "../x"),
+            ("d/a", "../../x"),
+            ("a", "b/../../x"),
+            ("a", "/home/u/p/../x"),
+        ] {
+            assert!(leaves(link, target), "{link} {target}");
+        }
+        for (link, target) in [("a", "b"), ("d/a", "../b"), ("a", "/home/u/p/b")] {
+            assert!(!leaves(link, target), "{link} {target}");
+        }
+    }
+}
