@@ -73,6 +73,7 @@ fn nothing_that_the_agent_writes_into_its_git_directory_runs_on_the_host() {
             std::fs::remove_file(&pwned).expect("a file");
 
             let ran = twins.inside(&boxed, plant);
+            assert_ne!(ran.code(), 125, "there was no sandbox: {ran:?}");
             let looked = twins.on_host(&boxed, &format!("set +e; {INNOCENT}"));
             assert!(!pwned.exists(), "{name} got out: {ran:#?} {looked:#?}");
             assert_eq!(twins.on_host(&boxed, "git fsck --no-dangling").ok().all(), "", "{name}");

@@ -75,10 +75,17 @@ pub fn section(record: &Record, repositories: &[PathBuf]) -> Option<Section> {
         .collect();
     let mut lines = Vec::new();
     let mut diffs = Vec::new();
-    for path in found.obeyed.iter().take(MAX_NAMED) {
+    let changed: Vec<(&PathBuf, Comparison)> = found
+        .obeyed
+        .iter()
+        .map(|path| (path, compare(record, path)))
+        .filter(|(_, comparison)| !matches!(comparison, Comparison::Same))
+        .take(MAX_NAMED)
+        .collect();
+    for (path, comparison) in &changed {
         lines.push(format!("changed, and run or obeyed on your side: {}", name(path)));
-        if diffs.len() < MAX_DIFFS
-            && let Some(diff) = diff(record, path)
+        if let Comparison::Differs(Some(diff)) = comparison
+            && diffs.len() < MAX_DIFFS
         {
             lines.extend(diff.lines().take(MAX_LINES).map(|line| format!("  {}", shown_line(line))));
             diffs.push(json!({"path": path, "diff": diff}));
@@ -99,7 +106,7 @@ pub fn section(record: &Record, repositories: &[PathBuf]) -> Option<Section> {
         lines.push("the project is too large to look at all of it: there may be more".into());
     }
     let data = json!({
-        "obeyed": found.obeyed, "diffs": diffs, "executables": found.executables, "links": found.links,
+        "obeyed": changed.iter().map(|(path, _)| path).collect::<Vec<_>>(), "diffs": diffs, "executables": found.executables, "links": found.links,
         "privileged": found.privileged, "repositories": appeared, "whole": found.whole,
     });
     (!lines.is_empty()).then(|| Section { name: "project".into(), lines, data })
@@ -180,15 +187,24 @@ fn leaves(link: &Path, target: &Path, project: &Path) -> bool {
     })
 }
 
-/// What changed in a file, compared with the commit that the session began at.
-fn diff(record: &Record, path: &Path) -> Option<String> {
-    let now = Beneath::hostile(&record.project).ok()?.read(path.to_str()?, MAX_FILE).ok()??;
-    let state = record.repositories.first();
-    let before = state.and_then(|state| before(state, path)).unwrap_or_default();
-    if before == now {
-        return None;
+/// A file beside what it was in the commit that the session began at.
+enum Comparison {
+    /// The same.
+    Same,
+    /// Another; with the difference where it can be shown.
+    Differs(Option<String>),
+}
+
+fn compare(record: &Record, path: &Path) -> Comparison {
+    let project = Beneath::hostile(&record.project);
+    let now = project.and_then(|project| project.read(path.to_str().unwrap_or_default(), MAX_FILE));
+    // Too large, or no file any more: named, not shown.
+    let Ok(Some(now)) = now else { return Comparison::Differs(None) };
+    let before = record.repositories.first().and_then(|state| before(state, path));
+    if before.as_ref() == Some(&now) {
+        return Comparison::Same;
     }
-    compared(&before, &now).ok()
+    Comparison::Differs(compared(&before.unwrap_or_default(), &now).ok())
 }
 
 fn before(state: &super::State, path: &Path) -> Option<Vec<u8>> {

@@ -5,7 +5,7 @@ use std::io;
 use keyhatch_protocol::{ObjectId, RefName};
 
 use super::harvest::Harvest;
-use super::refs::{MAX_PACKED, packed};
+use super::refs::{Head, MAX_PACKED, packed};
 use super::state::State;
 use super::sync::View;
 
@@ -15,6 +15,7 @@ use super::sync::View;
 /// When our own files cannot be written. A lock that a git inside holds is waited for until the next round.
 pub(super) fn refs(state: &mut State, view: &View, harvest: &Harvest) -> io::Result<()> {
     let mut gone = Vec::new();
+    let before = state.base.values(&view.start, view.host_changes.keys());
     for (name, id) in &view.host_changes {
         let inside =
             harvest.refs.iter().any(|change| change.name == *name) || state.settled.contains_key(name);
@@ -22,13 +23,12 @@ pub(super) fn refs(state: &mut State, view: &View, harvest: &Harvest) -> io::Res
         if inside || state.base.since.get(name) == Some(id) {
             continue;
         }
+        let old = before.get(name);
         match id {
-            Some(id) => {
-                if set(view, name, id) {
-                    agree(state, name, Some(id.clone()));
-                }
-            }
-            None => gone.push(name.clone()),
+            Some(new) if set(view, name, (old, new)) => agree(state, name, Some(new.clone())),
+            None if inside_value(view, name).as_ref() == old => gone.push(name.clone()),
+            // Moved or locked inside since it was read: the next round sees both.
+            _ => {}
         }
     }
     if !gone.is_empty() && remove(view, &gone).is_ok() {
@@ -45,17 +45,33 @@ fn agree(state: &mut State, name: &RefName, id: Option<ObjectId>) {
     state.floors.remove(name);
 }
 
-fn set(view: &View, name: &RefName, id: &ObjectId) -> bool {
+/// Moves a ref inside from exactly the value that both sides agreed on: what a git inside commits between the harvest
+/// and this moment must not be lost. It takes the same lock.
+fn set(view: &View, name: &RefName, (old, new): (Option<&ObjectId>, &ObjectId)) -> bool {
     let path = name.as_str();
     let parent = path.rsplit_once('/').map_or("refs", |(parent, _)| parent);
-    let written = view.inside.make_directories(parent).and_then(|()| {
-        let content = format!("{id}\n");
-        view.inside.replace(path, content.as_bytes(), || true)
-    });
+    let still = || inside_value(view, name).as_ref() == old;
+    let content = format!("{new}\n");
+    let written = view
+        .inside
+        .make_directories(parent)
+        .and_then(|()| view.inside.replace(path, content.as_bytes(), still));
     if let Err(error) = &written {
         tracing::debug!(%name, %error, "a ref of the host's is not shown inside yet");
     }
     written.is_ok()
+}
+
+/// What a ref is inside at this moment.
+fn inside_value(view: &View, name: &RefName) -> Option<ObjectId> {
+    match Head::read(&view.inside, name.as_str()) {
+        Some(Head::Detached(id)) => Some(id),
+        Some(Head::Branch(_)) => None,
+        None => {
+            let bytes = view.inside.read("packed-refs", MAX_PACKED).ok().flatten().unwrap_or_default();
+            packed(&bytes).find(|(listed, _)| listed == name).map(|(_, id)| id)
+        }
+    }
 }
 
 /// Takes refs away: the loose file, and the line of the packed one, by git's own lock.
