@@ -21,7 +21,7 @@ use super::result::{RunResult, Used};
 use super::sandbox::Plan;
 use super::sequences::Shown;
 use super::stdio::{Kept, Outputs, Relayed, relay};
-use super::supervise::{Ended, wait};
+use super::supervise::{Ended, Signals, wait};
 use super::{Failure, bounds, paths, policy, print_json, prompt, sandbox};
 use crate::cause::chain;
 use crate::control::client::Client;
@@ -209,6 +209,7 @@ async fn confined(
         observe,
     })?;
     let Relayed { stdio, terminal, outputs } = relayed;
+    let signals = Signals::listen()?;
     let (mut runner, handoff) = start(&rules, stdio)?;
     let pid = runner.id().unwrap_or(0);
     let held = match &place {
@@ -240,12 +241,12 @@ async fn confined(
     let prompting = terminal.as_ref().filter(|_| prompt::is_possible()).map(|terminal| {
         prompt::Prompting::start(paths.clone(), opened.session.clone(), Arc::clone(&terminal.gate))
     });
-    let ended = wait(&mut runner, &mut watch, held, || {
+    let resized = || {
         if let Some(terminal) = &terminal {
             terminal.copy_size();
         }
-    })
-    .await?;
+    };
+    let ended = wait(&mut runner, &mut watch, held, (signals, resized)).await?;
     let wall = watch.lasted();
     if let Some(prompting) = prompting {
         prompting.stop();

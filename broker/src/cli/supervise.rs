@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Child;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as Listener, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::Failure;
@@ -27,19 +27,36 @@ pub(super) struct Ended {
     pub(super) told: Told,
 }
 
+/// The signals that are the command's, listened for from before there is a command: none may end `keyhatch run` instead.
+pub(super) struct Signals {
+    terminate: Listener,
+    interrupt: Listener,
+    quit: Listener,
+    hangup: Listener,
+    window: Listener,
+}
+
+impl Signals {
+    /// Starts to listen.
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|e| Failure::internal("signals", &e));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            quit: listen(SignalKind::quit())?,
+            hangup: listen(SignalKind::hangup())?,
+            window: listen(SignalKind::window_change())?,
+        })
+    }
+}
+
 /// Waits for the runner. The runner passes signals to the command.
 pub(super) async fn wait(
     runner: &mut Child,
     watch: &mut Watch,
     mut held: Option<Held>,
-    resized: impl Fn(),
+    (mut signals, resized): (Signals, impl Fn()),
 ) -> Result<Ended, Failure> {
-    let listen = |kind| signal(kind).map_err(|e| Failure::internal("signals", &e));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut quit = listen(SignalKind::quit())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    let mut window = listen(SignalKind::window_change())?;
     let (mut killed, mut patience, mut told) = (None, None, Told::default());
     loop {
         let number = tokio::select! {
@@ -68,12 +85,12 @@ pub(super) async fn wait(
                 }
             }
             () = until(patience) => { patience = None; Signal::KILL }
-            _ = terminate.recv() => Signal::TERM,
-            _ = hangup.recv() => Signal::HUP,
+            _ = signals.terminate.recv() => Signal::TERM,
+            _ = signals.hangup.recv() => Signal::HUP,
             // Typed at a terminal that is not ours to relay: the whole process group has it, the runner too.
-            _ = interrupt.recv() => continue,
-            _ = quit.recv() => continue,
-            _ = window.recv() => { resized(); continue }
+            _ = signals.interrupt.recv() => continue,
+            _ = signals.quit.recv() => continue,
+            _ = signals.window.recv() => { resized(); continue }
         };
         if number == Signal::KILL
             && let Some(held) = &held
