@@ -1,6 +1,6 @@
 //! The session's own git directory: git works inside, and the user sees afterwards what they would have seen without.
 
-use keyhatch_tests::{GITS, Twins, World};
+use keyhatch_tests::{GITS, SshServer, SshVersion, Twins, World};
 
 #[test]
 fn commits_come_back_with_their_log_and_a_clean_status() {
@@ -191,6 +191,68 @@ fn what_the_host_runs_later_is_shown_with_its_diff_when_it_was_changed() {
     assert!(!ran.stderr.contains("build.rs") && !ran.stderr.contains("project: in"), "{ran:#?}");
     let shown = twins.world.keyhatch(&["session", "show", ran.stdout.trim(), "--json"]).ok();
     assert!(shown.stdout.contains("\"executables\":[\"tool\"]"), "{shown:?}");
+}
+
+#[test]
+fn tracking_branches_sparse_checkouts_and_worktrees_work_inside() {
+    Twins::each(|twins| {
+        twins.prepare(
+            "mkdir in out; echo i > in/f; echo o > out/f; git add -A; git commit -qm dirs; git update-ref refs/remotes/origin/far HEAD",
+        );
+        let script = "git checkout -q -b near --track origin/far; git rev-parse --abbrev-ref near@{u}; \
+            git sparse-checkout set in; ls; git status --porcelain; echo x > in/g; git add in/g; git commit -qm sparse; \
+            git worktree add -q /tmp/tree -b treed; cd /tmp/tree; git commit -q --allow-empty -m treed; git worktree list";
+        let ran = twins.inside(&twins.boxed, script).ok();
+        assert!(ran.stdout.starts_with("origin/far\nREADME\nin\n"), "{ran:?}");
+        assert!(ran.stdout.contains("/tmp/tree"), "{ran:?}");
+        let seen = twins
+            .on_host(
+                &twins.boxed,
+                "git log -1 --format=%s near; git log -1 --format=%s treed; git status --porcelain; git fsck",
+            )
+            .ok();
+        assert_eq!(seen.stdout, "sparse\ntreed\n", "{seen:?} {ran:?}");
+    });
+}
+
+#[test]
+fn a_push_that_sets_upstream_works_inside_and_the_host_sees_what_was_pushed() {
+    let world = World::new();
+    let server = SshServer::start(&world, SshVersion::V2);
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    world.allow_policy();
+    let script = "git commit -q --allow-empty -m pushed; git push -q -u origin main; git rev-parse --abbrev-ref @{u}; git status -sb";
+    let ran = world.run(&project, "allow", script).ok();
+    assert!(ran.stdout.starts_with("origin/main\n## main...origin/main\n"), "{ran:?}");
+    let tip = world.tip(&upstream, "main");
+    assert_eq!((world.tip(&project, "main"), world.tip(&project, "origin/main")), (tip.clone(), tip));
+}
+
+#[test]
+fn the_projects_own_hooks_run_inside_wherever_they_lie() {
+    Twins::each(|twins| {
+        let hook = |directory: &str| {
+            format!(
+                "mkdir -p {directory}; printf '#!/bin/sh\\necho hooked >> hooked\\n' > {directory}/pre-commit; chmod +x {directory}/pre-commit"
+            )
+        };
+        let home = twins.world.home().join("hooks").display().to_string();
+        for (directory, setting) in
+            [(".git/hooks", String::new()), (".husky/_", ".husky/_".to_owned()), (&*home, home.clone())]
+        {
+            let set = if setting.is_empty() {
+                String::new()
+            } else {
+                format!("git config core.hooksPath {setting}; ")
+            };
+            twins.prepare(&format!("rm -f .git/hooks/*; {set}{}", hook(directory)));
+            let ran = twins
+                .inside(&twins.boxed, "rm -f hooked; git commit -q --allow-empty -m x; cat hooked; rm hooked")
+                .ok();
+            assert_eq!(ran.stdout, "hooked\n", "{directory} {ran:?}");
+        }
+    });
 }
 
 #[test]
