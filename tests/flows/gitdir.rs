@@ -216,6 +216,25 @@ fn tracking_branches_sparse_checkouts_and_worktrees_work_inside() {
 }
 
 #[test]
+fn a_worktree_that_is_added_in_the_project_is_one_on_the_host_too() {
+    Twins::each(|twins| {
+        twins.same(
+            "git worktree add -q tree -b treed; cd tree; echo t > t; git add t; git commit -qm treed; cd ..; git status --porcelain",
+        );
+        let [boxed, plain] = [&twins.boxed, &twins.plain].map(|p| {
+            twins
+                .on_host(
+                    &p.join("tree"),
+                    "git log --format=%s; git status --porcelain; git symbolic-ref HEAD",
+                )
+                .ok()
+                .stdout
+        });
+        assert_eq!(boxed, plain);
+    });
+}
+
+#[test]
 fn a_push_that_sets_upstream_works_inside_and_the_host_sees_what_was_pushed() {
     let world = World::new();
     let server = SshServer::start(&world, SshVersion::V2);

@@ -163,13 +163,14 @@ impl Work {
     }
 
     fn round(&mut self, at: usize, mut state: State, last: bool) -> Result<bool, super::sync::SyncError> {
-        let (session, limits) = {
+        let (session, limits, project) = {
             let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-            (record.session.clone(), record.limits)
+            (record.session.clone(), record.limits, record.project.clone())
         };
         let mut none = BTreeMap::new();
         let attempts = self.attempts.get_mut(at).unwrap_or(&mut none);
-        let played = Round { state: &mut state, session: &session, limits, last, attempts }.play();
+        let played =
+            Round { state: &mut state, project: &project, session: &session, limits, last, attempts }.play();
         // Also after a failure: what was done until then was done.
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = record.repositories.get_mut(at)

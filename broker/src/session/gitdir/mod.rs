@@ -9,6 +9,7 @@
 //! Comes in: the host's repository, and what the session leaves in its directory. Goes out: mounts for the runner,
 //! objects and refs for the host. Configuration and hooks never come back.
 
+mod added;
 mod admit;
 mod adopt;
 mod beneath;

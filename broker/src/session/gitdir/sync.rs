@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use keyhatch_protocol::{ObjectId, RefName, SessionId};
 use thiserror::Error;
@@ -17,7 +18,7 @@ use super::host::{self, Git, HostError, tree_directory};
 use super::reflog::{LogEntry, path};
 use super::refs::{Changes, Head, Refs};
 use super::state::{Moved, Parked, State};
-use super::{headlog, mirror, stash, worktree};
+use super::{added, headlog, mirror, stash, worktree};
 use crate::inspect::Limits;
 
 /// Rounds in which a ref is tried again that another command was faster with; then it waits for the user.
@@ -42,6 +43,8 @@ pub enum SyncError {
 pub struct Round<'r> {
     /// The repository.
     pub state: &'r mut State,
+    /// The project's directory.
+    pub project: &'r Path,
     /// The session.
     pub session: &'r SessionId,
     /// What it may bring.
@@ -75,6 +78,7 @@ impl Round<'_> {
     /// When a side cannot be read or written; what was done until then is noted in the state.
     pub fn play(&mut self) -> Result<bool, SyncError> {
         let before = self.state.clone();
+        added::adopt(self.state, self.project)?;
         let view = self.look()?;
         let stamps = worktree::stamps(self.state);
         let order = self.order(&view)?;
