@@ -152,16 +152,22 @@ fn no_file_is_longer_than_a_story_and_unsafe_code_is_in_sys_alone() {
 /// Words of the documents that name a test: sentences with underscores, perhaps cut at `…`.
 fn named_tests(text: &str) -> Vec<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-    words.filter(|word| word.matches('_').count() >= 3 && *word == word.to_lowercase()).map(str::to_owned).collect()
+    words
+        .filter(|word| word.matches('_').count() >= 3 && *word == word.to_lowercase())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
 fn every_test_that_the_documents_name_is_there() {
     let tree = tree();
-    let listed = Command::new("git").current_dir(tree.root).args(["ls-files", "*.rs"]).output().expect("git runs");
+    let listed =
+        Command::new("git").current_dir(tree.root).args(["ls-files", "*.rs"]).output().expect("git runs");
     let listed = String::from_utf8(listed.stdout).expect("names are text");
-    let sources: String =
-        listed.lines().map(|file| std::fs::read_to_string(tree.root.join(file)).unwrap_or_default()).collect();
+    let sources: String = listed
+        .lines()
+        .map(|file| std::fs::read_to_string(tree.root.join(file)).unwrap_or_default())
+        .collect();
     let functions: Vec<&str> =
         sources.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next()).collect();
     for document in ["SECURITY.md", "README.md", "ARCHITECTURE.md"] {
