@@ -124,3 +124,18 @@ fn a_server_that_does_not_give_the_base_leaves_an_unknown_that_a_person_sees() {
     scene.world.keyhatch(&["deny", &id]).ok();
     push.finish().fails();
 }
+
+#[test]
+fn a_tag_on_what_was_pushed_a_moment_ago_is_found_upstream_where_the_host_never_had_it() {
+    let world = World::new();
+    let server = SshServer::start(&world, SshVersion::V2);
+    let scene = Scene::new(world, "sha1", |upstream| server.url(upstream));
+    scene.world.allow_policy();
+    let script = "git clone -q $(git remote get-url origin) /tmp/own && cd /tmp/own && git commit -q --allow-empty -m new && \
+                  git push -q origin main && git tag light && git push -q origin light && git push -q origin main:again";
+    scene.world.run(&scene.project, "allow", script).ok();
+    let tip = scene.world.tip(&scene.upstream, "main");
+    for name in ["light", "again"] {
+        assert_eq!(scene.world.tip(&scene.upstream, name), tip, "{name}");
+    }
+}

@@ -1,6 +1,7 @@
 //! From spooled bytes to facts: inspect, fetch from upstream what the host lacks, inspect again.
 //!
-//! What cannot be had stays unknown, and unknown is a risk: a push is never refused for want of a base.
+//! What cannot be had stays unknown, and unknown is a risk: a push is not refused for want of a base, only where what it
+//! would point to is nowhere.
 
 use std::fs::{self, File};
 use std::io;
@@ -53,19 +54,23 @@ pub(super) async fn of(front: &Front, remote: &Remote, spooled: &Spooled) -> Res
         // Each inspection starts afresh: what an earlier one left is not trusted.
         order.quarantine = quarantine.path().join(format!("round-{round}"));
         fs::create_dir(&order.quarantine)?;
-        let Inspected { facts, missing } = inspect::inspect(&order, &spooled.file).await?;
+        let Inspected { facts, missing, absent } = inspect::inspect(&order, &spooled.file).await?;
+        let settled = || match absent {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(with_signatures(front, facts)),
+        };
         if missing.is_empty() || round == ROUNDS {
             keep(&base_packs(&order.quarantine), &kept);
-            return Ok(with_signatures(front, facts));
+            return settled();
         }
         let base = quarantine.path().join(format!("base-{round}.pack"));
         let mut file = File::create_new(&base)?;
         match upstream.fetch_bases(&missing, order.object_format, (&mut file, pack_bytes)).await {
             Ok(true) => order.bases.push(base),
-            Ok(false) => return Ok(with_signatures(front, facts)),
+            Ok(false) => return settled(),
             Err(error) => {
                 tracing::info!(%remote, error = %chain(&error), "upstream did not send what a push builds on");
-                return Ok(with_signatures(front, facts));
+                return settled();
             }
         }
         round += 1;

@@ -64,7 +64,7 @@ fn work() -> Result<Inspected, Refusal> {
         diff: changes.diff,
         diff_cut: changes.diff_cut,
     };
-    Ok(Inspected { facts, missing })
+    Ok(Inspected { facts, missing, absent: history.absent })
 }
 
 fn read_order() -> io::Result<Order> {

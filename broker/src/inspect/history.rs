@@ -24,6 +24,8 @@ pub(super) struct History {
     /// The new commits, newest first, as far as they are listed.
     pub(super) new: Vec<Oid>,
     pub(super) risks: Vec<Risk>,
+    /// Why the push cannot be made, unless upstream has what neither the pack nor the host has.
+    pub(super) absent: Option<Refusal>,
 }
 
 /// Walks from the new tips to what upstream has.
@@ -35,10 +37,11 @@ pub(super) fn of(order: &Order, quarantine: &Quarantine, missing: &mut Missing) 
         commits: Vec::new(),
         new: Vec::new(),
         risks: Vec::new(),
+        absent: None,
     };
     let mut tips = Vec::new();
     for update in &order.updates {
-        let kind = kind(update, quarantine, &mut history.risks, missing)?;
+        let kind = kind(update, quarantine, &mut history, missing)?;
         if kind != UpdateKind::Delete {
             tips.extend(peeled(repository, quarantine.oid(&update.new)?));
         }
@@ -70,7 +73,7 @@ pub(super) fn of(order: &Order, quarantine: &Quarantine, missing: &mut Missing) 
 fn kind(
     update: &RefUpdate,
     quarantine: &Quarantine,
-    risks: &mut Vec<Risk>,
+    history: &mut History,
     missing: &mut Missing,
 ) -> Result<UpdateKind, Refusal> {
     if update.new.is_zero() {
@@ -78,7 +81,10 @@ fn kind(
     }
     let new = quarantine.oid(&update.new)?;
     if !quarantine.has(new) {
-        return Err(Refusal::Missing { ref_name: update.ref_name.to_string() });
+        // A tag on what was pushed a moment ago: git sends nothing, and the host may not have it yet.
+        missing.history(update.new.clone());
+        history.absent.get_or_insert(Refusal::Missing { ref_name: update.ref_name.to_string() });
+        return Ok(if update.old.is_zero() { UpdateKind::Create } else { UpdateKind::Force });
     }
     if update.old.is_zero() {
         return Ok(UpdateKind::Create);
@@ -90,7 +96,7 @@ fn kind(
     if !quarantine.has(old) {
         missing.history(update.old.clone());
         // Closed on doubt: what cannot be shown to be an ancestor is overwritten.
-        risks.push(unknown(&format!(
+        history.risks.push(unknown(&format!(
             "{} is at a commit that the host does not have",
             update.ref_name.short()
         )));

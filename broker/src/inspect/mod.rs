@@ -88,6 +88,8 @@ pub struct Inspected {
     pub facts: Facts,
     /// What would be needed to know more.
     pub missing: Missing,
+    /// The refusal that stands where it cannot be had.
+    pub absent: Option<Refusal>,
 }
 
 /// A push that inspection refuses.
@@ -111,7 +113,7 @@ pub enum Refusal {
         /// The check's name, one of `git help fsck`, the part after `fsck.`.
         check: String,
     },
-    /// A command names an object that neither the pack nor the host has.
+    /// A command names an object that the pack, the host and upstream do not have.
     #[error("{ref_name} would point to an object that was not sent")]
     Missing {
         /// Which ref.
