@@ -39,6 +39,26 @@ pub fn admit(quarantine: &Path, files: &[String], store: &Path) -> io::Result<()
     Ok(())
 }
 
+/// Removes what a broker that died had copied in part: git would keep it until its next `gc`.
+///
+/// # Errors
+/// When the store cannot be read, or a file not be removed.
+pub fn sweep(store: &Path) -> io::Result<()> {
+    for directory in fs::read_dir(store)? {
+        let directory = directory?;
+        if !directory.file_type()?.is_dir() {
+            continue;
+        }
+        for file in fs::read_dir(directory.path())? {
+            let file = file?;
+            if file.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                fs::remove_file(file.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn copy(source: &Beneath, name: &str, to: &Path) -> io::Result<()> {
     let mut from: File = source.file(name)?;
     let mut to = fs::OpenOptions::new().write(true).create_new(true).mode(0o444).open(to)?;
@@ -61,6 +81,26 @@ fn target_of(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_copied_in_part_is_removed_and_nothing_else() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        for name in [
+            "ab/tmp_obj_keyhatch_0",
+            "ab/cd",
+            "pack/tmp_obj_keyhatch_1",
+            "pack/pack-1.pack",
+            "pack/tmp_obj_git",
+        ] {
+            let path = temp.path().join(name);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("mkdir");
+            fs::write(path, "x").expect("writes");
+        }
+        sweep(temp.path()).expect("sweeps");
+        let left = |name: &str| temp.path().join(name).exists();
+        assert!(!left("ab/tmp_obj_keyhatch_0") && !left("pack/tmp_obj_keyhatch_1"));
+        assert!(left("ab/cd") && left("pack/pack-1.pack") && left("pack/tmp_obj_git"));
+    }
 
     #[test]
     fn only_names_of_objects_are_moved() {

@@ -20,7 +20,7 @@ use super::host::tree_directory;
 use super::refs;
 use super::state::{Record, State};
 use super::sync::Round;
-use super::{adopt, changes, lock, nested, placeholder, report};
+use super::{admit, adopt, changes, lock, nested, placeholder, report};
 use crate::cause::chain;
 use crate::session::report::Section;
 
@@ -251,6 +251,11 @@ pub fn recover(directory: &Path, finished: impl Fn(&Record, Vec<Section>) + Send
     for path in entries.flatten().map(|entry| entry.path()) {
         match Record::read(&path) {
             Ok(record) => {
+                for store in record.repositories.iter().filter_map(|state| state.stores.first()) {
+                    if let Err(error) = admit::sweep(store) {
+                        tracing::warn!(%error, "a part of an object is left behind");
+                    }
+                }
                 placeholder::adopt(&record.placeholders, &record.session);
                 left.push((path, record));
             }
