@@ -16,6 +16,7 @@ const TEMPORARY: &str = "tmp_obj_keyhatch";
 /// When a name is none of an object's, or a file cannot be copied.
 pub fn admit(quarantine: &Path, files: &[String], store: &Path) -> io::Result<()> {
     let source = Beneath::hostile(quarantine)?;
+    let mut whole = Vec::new();
     for name in files {
         let Some(target) = target_of(name) else { return Err(io::ErrorKind::InvalidData.into()) };
         let target = store.join(target);
@@ -29,14 +30,17 @@ pub fn admit(quarantine: &Path, files: &[String], store: &Path) -> io::Result<()
         }
         let temporary =
             directory.join(format!("{TEMPORARY}_{:016x}", u64::from_ne_bytes(crate::broker::random())));
-        let copied = copy(&source, name, &temporary).and_then(|()| fs::rename(&temporary, &target));
+        let copied = copy(&source, name, &temporary);
         if copied.is_err() {
             // What is left of it git prunes later; now is better.
             drop(fs::remove_file(&temporary));
         }
         copied?;
+        whole.push((temporary, target));
     }
-    Ok(())
+    // All are there before the first gets its name: an object without those that it needs looks complete to whoever stops
+    // at what is there. Nothing but renames stands between the first and the last.
+    whole.iter().try_for_each(|(temporary, target)| fs::rename(temporary, target))
 }
 
 /// Removes what a broker that died had copied in part: git would keep it until its next `gc`.
