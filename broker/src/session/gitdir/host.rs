@@ -14,6 +14,7 @@ use super::beneath::Beneath;
 use super::reflog::LogEntry;
 use super::refs::{Head, Refs};
 use super::state::State;
+use crate::inspect::quarantine::git;
 
 /// The host's git for one git directory.
 #[derive(Debug)]
@@ -210,18 +211,9 @@ pub fn tree_directory(state: &State, within: &str) -> PathBuf {
 
 /// git that obeys no configuration but what it is told.
 pub(super) fn clean() -> Command {
-    let mut git = Command::new("git");
-    git.env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("LC_ALL", "C")
-        .env("HOME", "/nonexistent")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_ATTR_NOSYSTEM", "1")
-        .env("GIT_NO_LAZY_FETCH", "1")
-        .env("GIT_COMMITTER_NAME", "keyhatch")
+    let mut git = git();
+    git.env("GIT_COMMITTER_NAME", "keyhatch")
         .env("GIT_COMMITTER_EMAIL", "keyhatch@localhost")
-        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     git
