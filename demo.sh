@@ -22,7 +22,8 @@ if [ -n "$missing" ]; then
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
 
-cargo build --release -p keyhatch-broker -p keyhatch-run -p keyhatch-helper
+cargo build --release -p keyhatch-broker -p keyhatch-run
+packaging/static-helper.sh "${CARGO_TARGET_DIR:-target}/release"
 programs=${CARGO_TARGET_DIR:-target}/release
 
 # Without a terminal there is nobody to ask.

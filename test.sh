@@ -25,6 +25,12 @@ gnome-keyring  /usr/bin/gnome-keyring-daemon  a real Secret Service, for credent
 dbus           /usr/bin/dbus-daemon           the bus that it is reached through
 gnupg          /usr/bin/gpg       OpenPGP signatures of the host's
 gpgsm          /usr/bin/gpgsm     X.509 signatures of the host's
+mmdebstrap     /usr/bin/mmdebstrap  root file systems with gits of four ages, for containers
+runc           /usr/sbin/runc       containers without root
+podman         /usr/bin/podman      containers as their users start them
+crun           /usr/bin/crun        what podman starts them with
+uidmap         /usr/bin/newuidmap   more than one user id in a container without root
+docker.io      /usr/sbin/dockerd    containers with root
 "
 missing=""
 while read -r package file why; do
@@ -49,6 +55,10 @@ fi
 # Settings of this shell that git, ssh or TLS would obey have no place in a test.
 unset GIT_SSL_CAINFO SSL_CERT_FILE CURL_CA_BUNDLE GIT_SSH_COMMAND GIT_CONFIG_PARAMETERS SSH_AUTH_SOCK
 
+# Beside the build, which needs the processors where this waits for the network.
+tests/images/build.sh target/images &
+images=$!
+
 step() {
     echo "== $*"
     "$@"
@@ -57,4 +67,6 @@ step cargo fmt --all --check
 step cargo clippy -j2 --workspace --all-targets --quiet -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc -j2 --workspace --no-deps --quiet
 step cargo build -j2 --workspace --quiet
+step packaging/static-helper.sh target/containers
+step wait "$images"
 step cargo test -j2 --workspace --quiet

@@ -24,7 +24,6 @@ pub mod limits;
 pub mod network;
 pub mod observe;
 pub mod paths;
-pub mod pktline;
 pub mod registries;
 pub mod session;
 pub mod signer;
@@ -32,3 +31,5 @@ pub mod ssh_agent;
 pub mod surface;
 pub mod sys;
 pub mod upstream;
+
+pub use keyhatch_protocol::pktline;

@@ -2,27 +2,20 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
 use keyhatch_protocol::frame::{self, FrameError, MAX_SESSION_FRAME};
-use keyhatch_protocol::message::{SOCKET_NAME, SOCKETS_INSIDE, SessionReply, SessionRequest};
+use keyhatch_protocol::message::{SOCKET_NAME, SessionReply, SessionRequest};
 use keyhatch_protocol::stream::{self, Channel};
 use thiserror::Error;
 
-/// Names the directory of the session's sockets, where it is not the usual one.
-const SOCKETS_VARIABLE: &str = "KEYHATCH_SOCKETS";
+use crate::sockets::{self, Unreachable};
 
 /// The broker could not be asked.
 #[derive(Debug, Error)]
 pub(crate) enum AskError {
     /// There is no session here, or its broker is gone.
-    #[error("no keyhatch session can be reached at {place}")]
-    Unreachable {
-        /// The socket's path.
-        place: String,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
     /// The conversation broke.
     #[error("the broker did not answer as expected")]
     Frame(#[from] FrameError),
@@ -47,8 +40,8 @@ impl AskError {
             return;
         }
         eprintln!("keyhatch: {self}");
-        if matches!(self, Self::Unreachable { .. }) {
-            eprintln!("hint: run this inside keyhatch run; the session ends with its broker");
+        if let Self::Unreachable(unreachable) = self {
+            eprintln!("hint: {}", unreachable.hint());
         }
     }
 }
@@ -61,10 +54,7 @@ pub(crate) struct Asked {
 impl Asked {
     /// Sends a request, with what follows it on the wire.
     pub(crate) fn send(request: &SessionRequest, then: &[u8]) -> Result<Self, AskError> {
-        let directory = std::env::var_os(SOCKETS_VARIABLE).unwrap_or_else(|| SOCKETS_INSIDE.into());
-        let place = PathBuf::from(directory).join(SOCKET_NAME);
-        let unreachable = |source| AskError::Unreachable { place: place.display().to_string(), source };
-        let mut stream = UnixStream::connect(&place).map_err(unreachable)?;
+        let mut stream = sockets::connect(SOCKET_NAME)?;
         let mut bytes = frame::encode(request, MAX_SESSION_FRAME)?;
         bytes.extend_from_slice(then);
         // A broker that refuses early closes before it has read everything; its reply is there all the same.

@@ -6,8 +6,11 @@
 
 mod broker;
 mod credential;
+mod forward;
 mod gpg;
+mod http;
 mod image;
+mod sockets;
 mod ssh;
 mod ssh_keygen;
 mod status;
@@ -25,7 +28,7 @@ const USAGE: u8 = 2;
 /// Runs the role that the arguments name.
 pub fn main(
     arguments: impl IntoIterator<Item = OsString>,
-    input: &mut impl Read,
+    input: &mut (impl Read + Send),
     output: &mut impl Write,
 ) -> ExitCode {
     let mut arguments = arguments.into_iter();
@@ -39,10 +42,11 @@ pub fn main(
     let rest: Vec<OsString> = arguments.collect();
     match role.as_deref() {
         Some("credential") => credential::answer(&rest, input, output),
-        Some("ssh") => ssh::answer(&rest),
+        Some("ssh") => ssh::answer(&rest, input, output),
         Some("ssh-keygen") => ssh_keygen::answer(&rest, input, output),
         Some("gpg") => gpg::answer(SignatureFormat::OpenPgp, &rest, input, output),
         Some("gpgsm") => gpg::answer(SignatureFormat::X509, &rest, input, output),
+        Some("forward") => forward::answer(&rest, output),
         Some("status") => status::answer(output),
         Some("--version") => say(output, &format!("keyhatch-helper {}\n", env!("CARGO_PKG_VERSION"))),
         Some("--help" | "help") => say(output, HELP),
@@ -57,10 +61,11 @@ const HELP: &str = "\
 keyhatch-helper: what git calls inside a keyhatch session. It holds no key.
 
 usage: keyhatch-helper credential get|store|erase   git's credential protocol: says what is not brokered
-       keyhatch-helper ssh [OPTION]… HOST COMMAND   git's ssh: says which remote is not brokered
+       keyhatch-helper ssh [OPTION]… HOST COMMAND   git's ssh: bridged to the session, or says what is not brokered
        keyhatch-helper ssh-keygen -Y sign …         git's ssh signatures, made on the host
        keyhatch-helper gpg|gpgsm -bsau KEY …        git's OpenPGP and X.509 signatures, made on the host
-       keyhatch-helper status                       what this session may do
+       keyhatch-helper forward                      the session on 127.0.0.1:8417, for tools that run no ssh
+       keyhatch-helper status                       what this session may do, and what of it is reached from here
        keyhatch-helper --version | --help
 ";
 

@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    keyhatch_helper::main(std::env::args_os(), &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
+    keyhatch_helper::main(std::env::args_os(), &mut std::io::stdin(), &mut std::io::stdout().lock())
 }

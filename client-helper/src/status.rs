@@ -1,4 +1,4 @@
-//! `keyhatch-helper status`: what this session may do, for an agent to read.
+//! `keyhatch-helper status`: what this session may do, for an agent to read, and what of it can be reached from here.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -6,17 +6,35 @@ use std::process::ExitCode;
 use keyhatch_protocol::message::{SessionReply, SessionRequest, VERSION};
 
 use crate::broker::{AskError, Asked};
+use crate::{forward, sockets};
 
 pub(crate) fn answer(output: &mut impl Write) -> ExitCode {
     let asked = Asked::send(&SessionRequest::Status { version: VERSION }, &[]);
-    match asked.and_then(|mut asked| asked.reply()) {
-        Ok(SessionReply::Status { lines }) => {
-            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-            super::say(output, &text)
-        }
-        Ok(_) => failed(&AskError::Unexpected),
-        Err(error) => failed(&error),
-    }
+    let lines = match asked.and_then(|mut asked| asked.reply()) {
+        Ok(SessionReply::Status { lines }) => lines,
+        Ok(_) => return failed(&AskError::Unexpected),
+        Err(error) => return failed(&error),
+    };
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    super::say(output, &format!("{text}{}\n", reached()))
+}
+
+/// One line: the front end's socket, and whether it is on loopback too.
+fn reached() -> String {
+    let socket = sockets::directory().join(sockets::HTTP);
+    let front_end = match sockets::connect(sockets::HTTP) {
+        Ok(_) => socket.display().to_string(),
+        Err(error) => error.to_string(),
+    };
+    let loopback = if forward::is_there() {
+        format!("http://{}/", forward::ADDRESS)
+    } else {
+        format!(
+            "nobody on {}: keyhatch-helper forward listens there for tools that run no ssh",
+            forward::ADDRESS
+        )
+    };
+    format!("git's front end: {front_end}; {loopback}")
 }
 
 fn failed(error: &AskError) -> ExitCode {

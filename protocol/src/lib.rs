@@ -10,6 +10,7 @@ pub mod frame;
 pub mod id;
 pub mod message;
 pub mod oid;
+pub mod pktline;
 pub mod push;
 pub mod refname;
 pub mod remote;

@@ -5,10 +5,13 @@
 //! approves or denies through the same commands as a person.
 
 mod compare;
+mod container;
 mod https;
+mod image;
 pub mod measure;
 mod ports;
 pub mod raw;
+mod session;
 mod sshd;
 mod terminal;
 pub mod testnet;
@@ -17,8 +20,11 @@ mod user;
 mod world;
 
 pub use compare::{Did, Script, refs, twins};
+pub use container::{Container, Mount};
 pub use https::HttpsServer;
+pub use image::Image;
 pub use ports::free_port;
+pub use session::ContainerSession;
 pub use sshd::{SshServer, SshVersion};
 pub use terminal::Terminal;
 pub use twins::{GITS, Twins};

@@ -7,8 +7,8 @@ use keyhatch_policies::brief;
 use crate::broker::Broker;
 use crate::session::Session;
 
-/// Most lines of an answer: an agent reads it into its context.
-const MAX_LINES: usize = 10;
+/// Most lines of an answer: an agent reads it into its context, with one that the helper adds.
+const MAX_LINES: usize = 9;
 
 /// The answer to `status`: what is allowed, asked and denied, what waits, and how the user can allow more.
 pub(super) fn lines(broker: &Broker, session: &Session) -> Vec<String> {

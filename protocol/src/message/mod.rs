@@ -10,6 +10,12 @@ pub const SOCKETS_INSIDE: &str = "/run/keyhatch";
 /// The name of the socket that these messages go through, in the directory of the session's sockets.
 pub const SOCKET_NAME: &str = "broker.sock";
 
+/// The host that a container's git configuration rewrites brokered remotes to: nothing but the helper's ssh goes there.
+pub const BRIDGE_HOST: &str = "keyhatch";
+
+/// What stands before `SCHEME/AUTHORITY/PATH` in such a remote.
+pub const BRIDGE_URL: &str = "ssh://keyhatch/";
+
 /// The version that both ends must speak.
 pub const VERSION: u32 = 1;
 

@@ -1,6 +1,8 @@
 //! pkt-lines, gitprotocol-common(5): four hexadecimal digits of length, then the payload.
 //!
-//! Pure functions on slices; nothing is allocated before the length is checked.
+//! Pure functions on slices, and one that takes a packet off a stream; nothing is allocated before the length is checked.
+
+use std::io::{self, Read};
 
 use thiserror::Error;
 
@@ -79,6 +81,27 @@ impl<'a> Packets<'a> {
     }
 }
 
+/// Takes one packet off a stream, header and all; empty at the stream's end.
+///
+/// # Errors
+/// When the stream breaks, ends within the packet, or has something else on it.
+pub fn read_raw(from: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut packet = Vec::with_capacity(4);
+    from.by_ref().take(4).read_to_end(&mut packet)?;
+    if packet.is_empty() {
+        return Ok(packet);
+    }
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, PktLineError);
+    let digits = std::str::from_utf8(&packet).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()));
+    let length = digits.and_then(|text| usize::from_str_radix(text, 16).ok()).ok_or_else(bad)?;
+    if packet.len() < 4 || length == 3 {
+        return Err(bad());
+    }
+    let wanted = length.saturating_sub(4);
+    from.by_ref().take(wanted as u64).read_to_end(&mut packet)?;
+    if packet.len() < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(packet) }
+}
+
 /// Appends one packet. Longer data is split by the caller: see [`MAX_DATA`].
 pub fn write(to: &mut Vec<u8>, data: &[u8]) {
     debug_assert!(data.len() <= MAX_DATA, "a packet's payload is bounded");
@@ -113,5 +136,16 @@ mod tests {
         assert_eq!(Packets::new(b"0003").next_packet(), Err(PktLineError));
         assert_eq!(Packets::new(b"+00a").next_packet(), Err(PktLineError));
         assert_eq!(Packets::new(b"000ahal").next_packet(), Ok(None));
+    }
+
+    #[test]
+    fn packets_are_taken_off_a_stream_whole_and_nothing_else_is() {
+        let mut stream: &[u8] = b"000ahello\n0000";
+        assert_eq!(read_raw(&mut stream).expect("a packet"), b"000ahello\n");
+        assert_eq!(read_raw(&mut stream).expect("a flush"), b"0000");
+        assert_eq!(read_raw(&mut stream).expect("the end"), b"");
+        for mut bad in [&b"0003"[..], b"+00a", b"000ahal", b"00", b"wxyz"] {
+            assert!(read_raw(&mut bad).is_err(), "{bad:?}");
+        }
     }
 }
