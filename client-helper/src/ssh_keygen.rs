@@ -99,7 +99,7 @@ fn ask(order: &Order, key: &str, payload: &[u8]) -> Result<Vec<u8>, Failure> {
 
 /// The public key that a file names: its own first line, or that of the `.pub` beside a private key. Empty where git
 /// names a file that is not in here: the broker knows the session's key, and says which it is.
-fn public_key(path: &Path) -> String {
+pub(crate) fn public_key(path: &Path) -> String {
     let mut beside = path.to_owned().into_os_string();
     beside.push(".pub");
     let public = read(path, MAX_KEY).ok().filter(|text| !text.starts_with(b"-----"));

@@ -36,7 +36,9 @@ build() {
     mkdir -p "$work/root"/{dev,proc,sys,tmp,run/keyhatch,work,root,etc}
     echo 'root:x:0:0:root:/root:/bin/sh' >"$work/root/etc/passwd"
     echo 'root:x:0:' >"$work/root/etc/group"
-    : >"$work/root/etc/gitconfig"
+    # What engines put over, or would make: the root's files are nobody's to write there.
+    touch "$work/root/etc"/{gitconfig,hosts,hostname,resolv.conf}
+    [ -e "$work/root/etc/mtab" ] || ln -s /proc/mounts "$work/root/etc/mtab"
     tar -C "$work/root" -cf "$work/packed.tar" .
     chmod 755 "$work/root"
     mv "$work/packed.tar" "$into/$release.tar"

@@ -6,6 +6,7 @@
 
 mod compare;
 mod container;
+mod docker;
 mod https;
 mod image;
 pub mod measure;
@@ -21,6 +22,7 @@ mod world;
 
 pub use compare::{Did, Script, refs, twins};
 pub use container::{Container, Mount};
+pub use docker::Docker;
 pub use https::HttpsServer;
 pub use image::Image;
 pub use ports::free_port;

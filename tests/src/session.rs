@@ -14,7 +14,7 @@ pub struct ContainerSession {
     pub mounts: Vec<Mount>,
     /// A container's environment.
     pub env: Vec<(String, String)>,
-    _held: Running,
+    held: Running,
 }
 
 impl ContainerSession {
@@ -38,9 +38,23 @@ impl ContainerSession {
         let text = fs::read_to_string(project.join("etc-gitconfig")).expect("it is there");
         let text = text
             .replace("http://127.0.0.1:8417/", "ssh://keyhatch/")
-            .replace("/run/keyhatch-helper ssh", "/run/keyhatch/keyhatch-helper ssh");
+            .replace("/run/keyhatch-helper ssh", "/run/keyhatch/keyhatch-helper ssh")
+            .replace("\tformat = \"ssh\"\n", "")
+            .replace("/etc/keyhatch/", "/run/keyhatch/")
+            .replace(
+                "[credential]\n\thelper = \"\"",
+                "[credential]\n\thelper = /run/keyhatch/git-credential-keyhatch",
+            );
         fs::write(sockets.join("gitconfig"), text).expect("it is there");
         fs::copy(world.path("bin/keyhatch-helper"), sockets.join("keyhatch-helper")).expect("it is there");
+        for file in ["signing.pub", "allowed_signers"] {
+            let made = world.home().join("allowed_signers");
+            if let Ok(text) = fs::read_to_string(made) {
+                let line = text.split_once(' ').expect("a signer").1.to_owned();
+                fs::write(sockets.join(file), if file == "signing.pub" { line } else { text })
+                    .expect("it is there");
+            }
+        }
         for role in ["ssh-keygen", "gpg", "gpgsm", "ssh", "git-credential-keyhatch"] {
             fs::remove_file(sockets.join(role)).ok();
             symlink("keyhatch-helper", sockets.join(role)).expect("it is there");
@@ -53,6 +67,11 @@ impl ContainerSession {
             (sockets.join("gitconfig"), "/etc/gitconfig".to_owned(), true),
         ];
         let env = vec![("GIT_CONFIG_SYSTEM".to_owned(), "/run/keyhatch/gitconfig".to_owned())];
-        Self { sockets, mounts, env, _held: held }
+        Self { sockets, mounts, env, held }
+    }
+
+    /// Closes it.
+    pub fn close(self, _world: &World) {
+        drop(self.held);
     }
 }

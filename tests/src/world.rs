@@ -76,6 +76,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Looks after a child.
+    pub(crate) fn of(child: Child) -> Self {
+        Self { child: Some(child) }
+    }
+
     /// Waits for its end.
     ///
     /// # Panics
