@@ -1,7 +1,9 @@
 //! Deaths: of the session, the runner, the broker, at whatever moment. The host's repository stays whole, no lock is
 //! left, and no commit that the agent made is lost.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::Command;
 
 use keyhatch_tests::{GITS, Running, Twins};
 
@@ -136,4 +138,149 @@ fn commits_on_both_sides_at_once_are_all_kept() {
         }
         twins.world.clean(&twins.boxed);
     });
+}
+
+/// Everything that comes back: commits, a branch, a tag, an amended commit, a stash, another `HEAD`, a staged file.
+const STEPS: &str = "touch ready; while ! test -e go; do sleep 0.01; done; id() { git rev-parse $1 >> .made; }; \
+    echo 1 > f; mkdir d; echo 1 > d/f; git add f d; git commit -qm one; id HEAD; echo x >> f; git stash -q; id stash; sleep 0.2; \
+    git switch -qc side; echo 2 > f; git commit -qam two; id HEAD; git commit -q --amend -m three; id HEAD; git tag -a t -m t; id t; \
+    git branch more; echo 3 > g; git add g; touch finished; while ! test -e end; do sleep 0.01; done";
+/// What the broker does to a file system, and to start a git that does something there.
+const CALLS: &[&str] = &[
+    "rename",
+    "renameat",
+    "renameat2",
+    "link",
+    "linkat",
+    "unlink",
+    "unlinkat",
+    "mkdir",
+    "mkdirat",
+    "openat",
+    "clone",
+    "clone3",
+    "vfork",
+];
+
+/// Runs the steps with strace on the session's keeper. Returns whether the broker died, and what strace wrote.
+fn traced(twins: &Twins, options: &[&str]) -> (bool, String) {
+    for name in [".made", "ready", "go", "finished", "end"] {
+        std::fs::remove_file(twins.boxed.join(name)).ok();
+    }
+    let run = twins.world.start(&twins.boxed, "default", &twins.script(STEPS));
+    twins.world.wait_until("the session runs", || twins.boxed.join("ready").exists());
+    let broker = twins.world.broker();
+    let keeper = keeper(broker);
+    let log = twins.world.path("strace");
+    // The broker lets nobody of its own user look into it.
+    let mut strace = Command::new(if rustix::process::getuid().is_root() { "strace" } else { "sudo" });
+    if !rustix::process::getuid().is_root() {
+        strace.args(["-n", "strace"]);
+    }
+    strace.args(["-q", "-p", &keeper.to_string(), "-o"]).arg(&log).args(options);
+    let tracer = twins.world.spawn(strace);
+    twins.world.wait_until("strace holds the broker, for which it needs root", || {
+        std::fs::read_to_string(format!("/proc/{keeper}/status"))
+            .is_ok_and(|status| !status.contains("TracerPid:\t0\n"))
+    });
+    twins.world.write("boxed/go", "");
+    twins.world.wait_until("the work is done", || twins.boxed.join("finished").exists());
+    // Some steps are made live, some when the session ends: which is which does not matter.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    twins.world.write("boxed/end", "");
+    run.finish();
+    let died = !Path::new(&format!("/proc/{broker}")).exists();
+    tracer.finish();
+    (died, std::fs::read_to_string(log).unwrap_or_default())
+}
+
+/// The thread of the broker that keeps the session in step.
+fn keeper(broker: i32) -> i32 {
+    let tasks = std::fs::read_dir(format!("/proc/{broker}/task")).expect("it runs").flatten();
+    let named = tasks.filter(|task| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name == "gitdir\n")
+    });
+    named.filter_map(|task| task.file_name().to_str()?.parse().ok()).next().expect("a keeper runs")
+}
+
+/// The steps of one session, as kinds of calls: names of objects, sessions and temporary files left out. Every call that
+/// gives something its name is a step, of the others the first of each kind.
+fn steps(log: &str, directory: &Path) -> Vec<(String, usize)> {
+    let (mut counts, mut seen) = (BTreeMap::new(), BTreeSet::new());
+    let mut steps = Vec::new();
+    for line in log.lines().filter(|line| !line.starts_with("---") && !line.starts_with("+++")) {
+        let call = line.split('(').next().unwrap_or_default().to_owned();
+        let count = counts.entry(call.clone()).and_modify(|n| *n += 1).or_insert(1usize);
+        // One placeholder is like the other.
+        let placeholder = call == "unlink" && !line.contains("/.git/") && line.contains("/boxed/");
+        let line = if placeholder { "placeholder" } else { line };
+        let kind: String = line
+            .replace(&directory.display().to_string(), "")
+            .split(['/', '_', '-', '.', ' '])
+            .filter(|word| {
+                word.len() < 2 || !word.bytes().all(|b| b.is_ascii_hexdigit() || b"\",".contains(&b))
+            })
+            .collect();
+        // What is only read changes nothing, and the quarantine is nobody's.
+        if call == "openat" && !line.contains("O_CREAT") || call == "unlinkat" {
+            continue;
+        }
+        if call.starts_with("rename") || call.starts_with("link") || seen.insert(kind) {
+            steps.push((call, *count));
+        }
+    }
+    steps
+}
+
+fn dies_at_every_step(git: &'static str, which: usize) {
+    let twins = Twins::new(git);
+    let calls = CALLS.join(",");
+    let (died, log) = traced(&twins, &["-e", &format!("trace={calls}")]);
+    assert!(!died);
+    arrived(&twins, "it lived");
+    let steps = steps(&log, &twins.world.path(""));
+    let mut deaths = 0;
+    for (call, count) in steps.iter().skip(which).step_by(2) {
+        let twins = Twins::new(git);
+        let inject = format!("inject={call}:signal=KILL:when={count}");
+        let (died, log) = traced(&twins, &["-e", &format!("trace={calls}"), "-e", &inject]);
+        deaths += usize::from(died);
+        twins.world.run(&twins.world.make_directory("other"), "default", "true").ok();
+        let last = log.lines().rev().nth(1).unwrap_or_default();
+        arrived(&twins, &format!("{call} {count}: {last}"));
+    }
+    // Rounds fall differently each time: a late step may not come.
+    assert!(deaths * 4 > steps.len() / 2 * 3, "it died {deaths} times in {} steps", steps.len() / 2);
+}
+
+/// What the session did is on the host, and nothing else.
+fn arrived(twins: &Twins, when: &str) {
+    twins.world.wait_until("the session's directory is gone", || {
+        let directory = twins.world.home().join(".local/state/keyhatch/gitdirs");
+        std::fs::read_dir(directory).is_ok_and(|mut left| left.next().is_none())
+    });
+    let seen = twins
+        .on_host(
+            &twins.boxed,
+            "git log --format=%s; git log --format=%s main; git for-each-ref --format='%(refname) %(contents:subject)'; \
+             git symbolic-ref HEAD; git status --porcelain -uno; git stash list; git fsck --no-dangling; \
+             for i in $(cat .made); do git cat-file -e $i || echo lost $i; done",
+        )
+        .ok();
+    let expected = "three\none\nAdd README\none\nAdd README\nrefs/heads/main one\nrefs/heads/more three\n\
+        refs/heads/side three\nrefs/stash WIP on main: ID one\nrefs/tags/t t\nrefs/heads/side\nA  g\nstash@{0}: WIP on main: ID one\n";
+    let id = twins.world.tip(&twins.boxed, "main");
+    let all = seen.all().replace(&id[..7], "ID");
+    assert_eq!(all, expected, "{when}\n{}", twins.world.broker_log());
+    twins.world.clean(&twins.boxed);
+}
+
+#[test]
+fn a_broker_that_dies_at_any_step_loses_nothing() {
+    dies_at_every_step(GITS[1], 0);
+}
+
+#[test]
+fn a_broker_that_dies_at_any_step_loses_nothing_of_an_older_git() {
+    dies_at_every_step(GITS[0], 1);
 }

@@ -10,7 +10,7 @@ use super::beneath::Beneath;
 /// How our files in a store are called until they are whole; `git prune` removes such names.
 const TEMPORARY: &str = "tmp_obj_keyhatch";
 
-/// Copies the files that a harvest named from its quarantine into an object store.
+/// Copies the files that a harvest named from its quarantine into an object store, in its order.
 ///
 /// # Errors
 /// When a name is none of an object's, or a file cannot be copied.
@@ -38,8 +38,8 @@ pub fn admit(quarantine: &Path, files: &[String], store: &Path) -> io::Result<()
         copied?;
         whole.push((temporary, target));
     }
-    // All are there before the first gets its name: an object without those that it needs looks complete to whoever stops
-    // at what is there. Nothing but renames stands between the first and the last.
+    // All are there before the first gets its name, and they get their names in the harvest's order: a death between two
+    // leaves no object without those that it needs, which would look complete to whoever stops at what is there.
     whole.iter().try_for_each(|(temporary, target)| fs::rename(temporary, target))
 }
 

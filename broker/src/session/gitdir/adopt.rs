@@ -50,6 +50,7 @@ pub(super) fn adopt(blank: &Blank) -> io::Result<Option<State>> {
         stash: Vec::new(),
         host_stash: Vec::new(),
         own_stash: BTreeSet::new(),
+        left_stash: Vec::new(),
         begun: None,
         outcome: Outcome::default(),
     }))

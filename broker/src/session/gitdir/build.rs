@@ -81,6 +81,7 @@ pub fn build(
         stash: Vec::new(),
         host_stash: Vec::new(),
         own_stash: std::collections::BTreeSet::new(),
+        left_stash: Vec::new(),
         begun: None,
         outcome: Outcome::default(),
     };

@@ -30,13 +30,16 @@ pub(super) fn tell(state: &mut State, at: usize, harvest: &Harvest, session: &Se
     if !found.log.is_empty() || length != tree.host_log as u64 {
         let place = Place { directory: &directory, name: "HEAD", session: session.as_str() };
         // The lock of HEAD is what git holds while it writes this log.
-        let told = place.locked(b"", |_| {
+        let told = place.locked(b"", |lock| {
             let now = fs::read(&path)?;
             let (agreed, since) = now.split_at(tree.host_log.min(now.len()));
             let text = merged(agreed, since, &found.log);
             length = text.len() as u64;
             if text != now {
-                fs::write(&path, text)?;
+                // Whole or not at all: the lock becomes the log, as it becomes the file itself elsewhere.
+                fs::write(lock, text)?;
+                fs::set_permissions(lock, fs::metadata(&path)?.permissions())?;
+                fs::rename(lock, &path)?;
             }
             Ok(true)
         })?;

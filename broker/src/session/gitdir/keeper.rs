@@ -20,7 +20,7 @@ use super::host::tree_directory;
 use super::refs;
 use super::state::{Record, State};
 use super::sync::Round;
-use super::{admit, adopt, changes, lock, nested, placeholder, report};
+use super::{admit, adopt, changes, coming, lock, nested, placeholder, report};
 use crate::cause::chain;
 use crate::session::report::Section;
 
@@ -176,8 +176,11 @@ impl Work {
         if let Some(kept) = record.repositories.get_mut(at)
             && *kept != state
         {
-            *kept = state;
+            kept.clone_from(&state);
             record.keep(&self.directory)?;
+        }
+        if played.is_ok() {
+            coming::done(&state)?;
         }
         played
     }

@@ -15,6 +15,7 @@ mod adopt;
 mod beneath;
 mod build;
 mod changes;
+mod coming;
 pub mod harvest;
 mod headlog;
 mod host;

@@ -29,12 +29,16 @@ pub(super) fn sync(state: &mut State, harvest: &Harvest, view: &View) -> io::Res
             state.own_stash.remove(&id);
         }
         for entry in entries.iter().filter(|entry| !state.stash.contains(&entry.new)) {
-            if git.store_stash(entry).is_ok() {
+            // It is there where a round put it that did not end.
+            let left = state.left_stash.contains(&entry.new);
+            let there = left && log(view)?.iter().any(|on_host| on_host.new == entry.new);
+            if there || git.store_stash(entry).is_ok() {
                 state.own_stash.insert(entry.new.clone());
                 state.outcome.stashed += 1;
             }
         }
         state.stash = ids.into_iter().cloned().collect();
+        state.left_stash.clear();
         state.host_stash = log(view)?.into_iter().map(|entry| entry.new).collect();
         return Ok(());
     }

@@ -80,6 +80,9 @@ pub struct State {
     pub host_stash: Vec<ObjectId>,
     /// Stash entries that the session made: those it may drop.
     pub own_stash: BTreeSet<ObjectId>,
+    /// Stash entries that an unfinished round may have left on the host.
+    #[serde(default)]
+    pub left_stash: Vec<ObjectId>,
     /// The commit that the session began at.
     pub begun: Option<ObjectId>,
     /// What happened, for the report.

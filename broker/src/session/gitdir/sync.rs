@@ -18,7 +18,7 @@ use super::host::{self, Git, HostError, tree_directory};
 use super::reflog::{LogEntry, path};
 use super::refs::{Changes, Head, Refs};
 use super::state::{Moved, Parked, State};
-use super::{added, headlog, mirror, stash, worktree};
+use super::{added, coming, headlog, mirror, stash, worktree};
 use crate::inspect::Limits;
 
 /// Rounds in which a ref is tried again that another command was faster with; then it waits for the user.
@@ -79,11 +79,17 @@ impl Round<'_> {
     pub fn play(&mut self) -> Result<bool, SyncError> {
         let before = self.state.clone();
         added::adopt(self.state, self.project)?;
-        let view = self.look()?;
+        let mut view = self.look()?;
+        let found = self.state.clone();
+        coming::settle(self.state, &view.host_changes)?;
+        if *self.state != found {
+            view = self.look()?;
+        }
         let stamps = worktree::stamps(self.state);
         let order = self.order(&view)?;
         let harvested = harvest(&order)?;
         let store = self.state.stores.first().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        coming::note(self.state, &harvested)?;
         admit(&order.quarantine, &harvested.objects, store)?;
         self.note_refused(&harvested.refused);
         self.take_refs(&view, &harvested);

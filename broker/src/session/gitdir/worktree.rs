@@ -236,10 +236,20 @@ fn both_indexes(
         if view.inside.replace(&path, &merged, same).is_err() {
             // A git inside is at work. What the host changed is still to be shown, what the session changed is not.
             let Ok(between) = index::apply(&agreed, &to_host, format) else { return Ok(()) };
-            return Ok(fs::write(&agreed_path, between)?);
+            return Ok(keep(&agreed_path, &between)?);
         }
     }
-    Ok(fs::write(&agreed_path, merged)?)
+    Ok(keep(&agreed_path, &merged)?)
+}
+
+/// Writes what was agreed, whole or not at all: half an index would look like files that were taken away.
+///
+/// # Errors
+/// When it cannot be written.
+pub(super) fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let next = path.with_extension("next");
+    fs::write(&next, bytes)?;
+    fs::rename(next, path)
 }
 
 /// Whether both `HEAD`s are at one commit.

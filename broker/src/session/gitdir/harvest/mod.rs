@@ -6,6 +6,7 @@
 
 mod child;
 mod objects;
+mod order;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -90,7 +91,7 @@ pub struct Harvest {
     pub stash: Option<Vec<LogEntry>>,
     /// One for each worktree of the order.
     pub trees: Vec<TreeState>,
-    /// Files to move into the host's object store, relative to the quarantine's `objects`.
+    /// Files to move into the host's object store, relative to the quarantine, in the order in which they get names.
     pub objects: Vec<String>,
     /// What could not be taken, for the report.
     pub refused: Vec<Refused>,
@@ -131,7 +132,7 @@ pub struct TreeState {
 }
 
 /// One entry of an index that differs.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EntryChange {
     /// Its path; bytes, because git's paths are.

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use git2::{ObjectFormat as GitFormat, Oid, Repository};
 use keyhatch_protocol::{ObjectFormat, ObjectId};
 
-use super::{Harvest, Order, Refused};
+use super::{Harvest, Order, Refused, order};
 use crate::inspect::quarantine::git;
 
 /// Below this, objects become loose ones, as in `git fetch`: a pack for every commit would slow the host's git.
@@ -37,8 +37,12 @@ pub(super) struct Wanted {
 pub(super) struct Store {
     /// Borrows from the session and the host: what is packed is read through this.
     source: PathBuf,
-    /// Borrows from the host alone, and takes the packs.
+    /// Borrows from the host alone, and has what was found whole.
     admitted: PathBuf,
+    /// Borrows from both: a pack waits here until it was checked.
+    candidate: PathBuf,
+    /// The names of what was admitted, each complete with the host and those before it.
+    packs: Vec<String>,
     repository: Repository,
     offered: Repository,
     format: ObjectFormat,
@@ -66,6 +70,9 @@ impl Store {
         let mut both = vec![order.session.join("objects")];
         both.extend(order.objects.iter().cloned());
         let (source, admitted) = (make("source", &both)?, make("admitted", &order.objects)?);
+        let mut sound = vec![admitted.join("objects")];
+        sound.extend(order.objects.iter().cloned());
+        let candidate = make("candidate", &sound)?;
         let repository = Repository::open_bare(&admitted).map_err(io::Error::other)?;
         let offered = Repository::open_bare(&source).map_err(io::Error::other)?;
         Ok(Self {
@@ -73,6 +80,8 @@ impl Store {
             source,
             repository,
             admitted,
+            candidate,
+            packs: Vec::new(),
             format: order.format,
             known: order.known.clone(),
             partial: order.partial,
@@ -93,17 +102,17 @@ impl Store {
     }
 
     /// Brings what is wanted, and returns what of it stays inside.
-    pub(super) fn bring(&self, wanted: &[Wanted], harvest: &mut Harvest) -> io::Result<BTreeSet<String>> {
+    pub(super) fn bring(&mut self, wanted: &[Wanted], harvest: &mut Harvest) -> io::Result<BTreeSet<String>> {
         let mut refused = BTreeSet::new();
         let whole = |one: &Wanted| -> BTreeSet<ObjectId> {
             one.must.iter().chain(one.may.iter().filter(|id| self.offers(id))).cloned().collect()
         };
-        let all: BTreeSet<ObjectId> = wanted.iter().flat_map(whole).collect();
-        if self.pack(&all).is_err() {
+        let wholes: Vec<BTreeSet<ObjectId>> = wanted.iter().map(whole).collect();
+        if self.pack(&wholes.iter().flatten().cloned().collect()).is_err() {
             // Something is wrong with some of it. What is sound alone still comes.
-            for (at, one) in wanted.iter().enumerate() {
+            for (at, (one, whole)) in wanted.iter().zip(&wholes).enumerate() {
                 let tried = if at < MAX_SINGLE {
-                    self.pack(&whole(one)).or_else(|_| self.pack(&one.must.iter().cloned().collect()))
+                    self.pack(whole).or_else(|_| self.pack(&one.must.iter().cloned().collect()))
                 } else {
                     Err("too much beside it was refused".to_owned())
                 };
@@ -120,7 +129,7 @@ impl Store {
     }
 
     /// Packs, indexes, checks. What the host has already needs no coming.
-    fn pack(&self, ids: &BTreeSet<ObjectId>) -> Result<(), String> {
+    fn pack(&mut self, ids: &BTreeSet<ObjectId>) -> Result<(), String> {
         let new: Vec<&ObjectId> = ids.iter().filter(|id| !self.has(id)).collect();
         if new.is_empty() {
             return Ok(());
@@ -151,10 +160,10 @@ impl Store {
         let mut packer = spawn(packer.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()))?;
         let packed = packer.stdout.take().ok_or("git gave no pack")?;
         let mut indexer = git();
-        indexer.args(["-c", "core.bigFileThreshold=1m", "-C"]).arg(&self.admitted);
+        indexer.args(["-c", "core.bigFileThreshold=1m", "-C"]).arg(&self.candidate);
         indexer.args(["index-pack", "--stdin", "--fsck-objects", "--threads=1"]);
         indexer.arg(format!("--max-input-size={}", self.max_bytes));
-        let indexer = spawn(indexer.stdin(packed).stdout(Stdio::null()).stderr(Stdio::piped()))?;
+        let indexer = spawn(indexer.stdin(packed).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
         feed(&mut packer, &list)?;
         let said = indexer.wait_with_output().map_err(|error| error.to_string())?;
         let packed = packer.wait().map_err(|error| error.to_string())?;
@@ -164,13 +173,32 @@ impl Store {
         if !packed.success() {
             return Err("the session's objects are incomplete or damaged".into());
         }
-        self.complete(&list)
+        let name = name_of(&said.stdout).ok_or("git gave the pack no name")?;
+        let judged = self.complete(&list).and_then(|()| self.take(&name).map_err(|error| error.to_string()));
+        if judged.is_err() {
+            // What is not whole must not seem to be there for what is asked for next.
+            fs::remove_file(self.candidate.join(format!("objects/pack/{name}.idx")))
+                .map_err(|error| error.to_string())?;
+        }
+        judged
+    }
+
+    /// Puts a pack that was found whole beside those before it.
+    fn take(&mut self, name: &str) -> io::Result<()> {
+        let pack = |store: &Path, extension: &str| store.join(format!("objects/pack/{name}.{extension}"));
+        for extension in ["pack", "idx"] {
+            fs::rename(pack(&self.candidate, extension), pack(&self.admitted, extension))?;
+        }
+        if !self.packs.iter().any(|taken| taken == name) {
+            self.packs.push(name.to_owned());
+        }
+        Ok(())
     }
 
     /// Refuses what leads to an object that is neither in the pack nor on the host.
     fn complete(&self, list: &str) -> Result<(), String> {
         let mut walker = git();
-        walker.arg("-C").arg(&self.admitted).args(["rev-list", "--objects", "--quiet", "--stdin"]);
+        walker.arg("-C").arg(&self.candidate).args(["rev-list", "--objects", "--quiet", "--stdin"]);
         if self.partial {
             walker.arg("--missing=allow-any");
         }
@@ -180,47 +208,46 @@ impl Store {
         if status.success() { Ok(()) } else { Err("an object that it needs is missing".into()) }
     }
 
-    /// The files to move: small packs are unpacked first.
+    /// The files to move, in the order in which they get their names on the host: nothing before what it needs, since
+    /// whoever finds a name there takes all behind it for there too, also after a broker that died in between. A few
+    /// objects become loose ones; more stay packs, whose objects appear all at once with their index.
     fn listed(&self) -> io::Result<Vec<String>> {
         let packs = self.admitted.join("objects/pack");
-        let mut files = Vec::new();
+        let mut counts = Vec::new();
+        for name in &self.packs {
+            counts.push((name, count_of(&packs.join(format!("{name}.idx")))?));
+        }
+        counts.retain(|(_, count)| *count > 0);
+        let count: u64 = counts.iter().map(|(_, count)| count).sum();
+        if count > self.max_objects {
+            return Err(io::Error::other("the session has more new objects than its policy allows"));
+        }
+        if count < UNPACK_LIMIT
+            && let Some(loose) = self.unpacked()?
+        {
+            return Ok(loose);
+        }
+        let both = |name: &String| {
+            ["pack", "idx"].map(|extension| format!("admitted/objects/pack/{name}.{extension}"))
+        };
+        Ok(counts.into_iter().flat_map(|(name, _)| both(name)).collect())
+    }
+
+    /// Every pack as loose objects, what is needed first; none where git cannot unpack one.
+    fn unpacked(&self) -> io::Result<Option<Vec<String>>> {
         let loose = self.quarantine.join("loose");
-        for entry in fs::read_dir(&packs)? {
-            let path = entry?.path();
-            let (Some(stem), Some("pack")) = (path.file_stem(), path.extension().and_then(|e| e.to_str()))
-            else {
-                continue;
-            };
-            let count = count_of(&path.with_extension("idx")).unwrap_or_default();
-            if count == 0 {
-                continue;
-            }
-            if count > self.max_objects {
-                return Err(io::Error::other("the session has more new objects than its policy allows"));
-            }
-            if count < UNPACK_LIMIT {
-                bare(&loose, self.format, &[])?;
-                let mut unpack = git();
-                unpack.arg("-C").arg(&loose).args(["unpack-objects", "-q"]).stdin(fs::File::open(&path)?);
-                if unpack.stdout(Stdio::null()).status()?.success() {
-                    continue;
-                }
-            }
-            for extension in ["pack", "idx"] {
-                files.push(format!("admitted/objects/pack/{}.{extension}", stem.to_string_lossy()));
+        bare(&loose, self.format, &[])?;
+        for name in &self.packs {
+            let pack = self.admitted.join(format!("objects/pack/{name}.pack"));
+            let mut unpack = git();
+            unpack.arg("-C").arg(&loose).args(["unpack-objects", "-q"]).stdin(fs::File::open(pack)?);
+            if !unpack.stdout(Stdio::null()).status()?.success() {
+                return Ok(None);
             }
         }
-        if loose.exists() {
-            for directory in fs::read_dir(loose.join("objects"))? {
-                let name = directory?.file_name().to_string_lossy().into_owned();
-                if name.len() == 2 {
-                    for file in fs::read_dir(loose.join("objects").join(&name))? {
-                        files.push(format!("loose/objects/{name}/{}", file?.file_name().to_string_lossy()));
-                    }
-                }
-            }
-        }
-        Ok(files)
+        let ordered = order::needed_first(&loose).map_err(io::Error::other)?;
+        let file = |id: &str| format!("loose/objects/{}/{}", &id[..2], &id[2..]);
+        Ok(Some(ordered.iter().map(|oid| file(&oid.to_string())).collect()))
     }
 
     fn oid(&self, id: &ObjectId) -> Option<Oid> {
@@ -294,6 +321,12 @@ fn count_of(idx: &Path) -> io::Result<u64> {
     let mut four = [0; 4];
     fs::File::open(idx)?.read_exact_at(&mut four, 8 + 255 * 4)?;
     Ok(u32::from_be_bytes(four).into())
+}
+
+/// The name that `index-pack --stdin` prints: `pack TAB HASH`.
+fn name_of(said: &[u8]) -> Option<String> {
+    let name = std::str::from_utf8(said).ok()?.trim_end().strip_prefix("pack\t")?;
+    name.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| format!("pack-{name}"))
 }
 
 fn spawn(command: &mut Command) -> Result<Child, String> {
