@@ -380,7 +380,12 @@ impl World {
     /// When none runs.
     #[must_use]
     pub fn broker(&self) -> i32 {
-        *self.processes("keyhatch broker").first().expect("a broker runs")
+        // A child between fork and exec looks like it; the broker leads its session.
+        let leads = |pid: &i32| {
+            let pid = rustix::process::Pid::from_raw(*pid);
+            pid.is_some() && rustix::process::getsid(pid).ok() == pid
+        };
+        self.processes("keyhatch broker").into_iter().find(leads).expect("a broker runs")
     }
 
     /// Waits for something to become true.

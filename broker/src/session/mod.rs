@@ -4,6 +4,7 @@ mod git_config;
 pub mod gitdir;
 mod project;
 pub mod report;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

@@ -7,21 +7,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use keyhatch_policies::rules::{FileInside, Mount};
 use keyhatch_protocol::Remote;
 use thiserror::Error;
-use tokio::process::Command;
 
 use super::git_config::{Setting, is_harmless_preference, parse_list, render};
 use super::gitdir::nested::MAX_NESTED;
 use super::gitdir::{DotGit, Repository, Source};
+use super::settings;
 use crate::credential::ProjectSecrets;
 use crate::paths::config_home;
-
-/// A `git config` takes milliseconds; one that hangs waits for a network file system.
-const CONFIG_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the user's own excludes are inside.
 const EXCLUDES_INSIDE: &str = "/etc/gitexcludes";
@@ -87,9 +83,7 @@ impl ProjectGit {
             }
         };
         // At once: a git takes two milliseconds to start, which is a third of what a whole start may take.
-        let (system, global, raw) = tokio::try_join!(list(&["--system"]), list(&["--global"]), own)?;
-        // The system's first: of several values the last counts, and the user's own beat the system's.
-        let user: Vec<Setting> = system.into_iter().chain(global).collect();
+        let (user, raw) = tokio::try_join!(settings::of_user(), own)?;
         let preferences = user.iter().filter(|setting| is_harmless_preference(setting)).cloned().collect();
         let mut git = Self { preferences, user, ..Self::default() };
         let Some(repository) = repository else {
@@ -147,12 +141,12 @@ impl ProjectGit {
     /// A repository's configuration as git lists it: the shared file, then the worktree's own.
     async fn raw_config(repository: &Repository) -> Result<Vec<u8>, ProjectError> {
         let file = repository.common.join("config");
-        let mut raw = list_raw(&["--no-includes", "--file", &file.to_string_lossy()]).await?;
+        let mut raw = settings::of_file(&file).await?;
         let own = repository.git_dir.join("config.worktree");
         if own.is_file()
             && parse_list(&raw).iter().any(|s| s.key == "extensions.worktreeconfig" && s.value == "true")
         {
-            raw.extend(list_raw(&["--no-includes", "--file", &own.to_string_lossy()]).await?);
+            raw.extend(settings::of_file(&own).await?);
         }
         Ok(raw)
     }
@@ -289,27 +283,6 @@ fn without_userinfo(url: &str) -> String {
         Some(at) if scheme.starts_with("http") => format!("{scheme}://{}", &rest[at + 1..]),
         _ => url.to_owned(),
     }
-}
-
-async fn list(scope: &[&str]) -> Result<Vec<Setting>, ProjectError> {
-    Ok(parse_list(&list_raw(scope).await?))
-}
-
-async fn list_raw(scope: &[&str]) -> Result<Vec<u8>, ProjectError> {
-    let failed = || ProjectError::Config { file: scope.last().copied().unwrap_or_default().to_owned() };
-    let mut git = Command::new("git");
-    // In `/` and with nothing but the user's own places: no repository is discovered, no variable obeyed.
-    git.current_dir("/").env_clear().arg("config").args(scope).args(["--list", "-z"]).kill_on_drop(true);
-    for name in ["HOME", "PATH", "XDG_CONFIG_HOME"] {
-        if let Some(value) = std::env::var_os(name) {
-            git.env(name, value);
-        }
-    }
-    let output = tokio::time::timeout(CONFIG_TIMEOUT, git.output()).await.map_err(|_| failed())?;
-    let output = output.map_err(ProjectError::Git)?;
-    let missing = scope.len() == 1 && output.stdout.is_empty();
-    // A scope whose file does not exist is an error to git and an empty list to us.
-    if output.status.success() || missing { Ok(output.stdout) } else { Err(failed()) }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, renameat, unlinkat,
@@ -17,6 +18,9 @@ use rustix::fs::{
 const RESOLVE: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
+/// Seconds after which a change is one that a later one cannot hide behind; file systems count in steps of up to two.
+const SETTLED: i64 = 3;
+
 /// One directory and what lies beneath it.
 #[derive(Debug)]
 pub struct Beneath {
@@ -25,7 +29,7 @@ pub struct Beneath {
 }
 
 /// What says that a file is the same as before, as far as the file system knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Stamp {
     inode: u64,
     size: u64,
@@ -223,6 +227,40 @@ impl Beneath {
 }
 
 impl Stamp {
+    /// Of a path, not followed; none where nothing is there.
+    #[must_use]
+    pub fn at(path: &Path) -> Option<Self> {
+        std::fs::symlink_metadata(path).ok().map(|metadata| Self::of(&metadata))
+    }
+
+    /// Whether it was changed so lately that another change might not show: a file system counts time in steps. Only of
+    /// a stamp that is older than that may be said later that nothing happened since.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.changed.0.saturating_add(SETTLED) > i64::try_from(now).unwrap_or(0)
+    }
+
+    /// As numbers, for a file of ours.
+    #[must_use]
+    pub fn numbers(&self) -> [i128; 6] {
+        let Self { inode, size, modified, changed } = *self;
+        let [a, b, c, d] = [modified.0, modified.1, changed.0, changed.1].map(i128::from);
+        [inode.into(), size.into(), a, b, c, d]
+    }
+
+    /// From its numbers.
+    #[must_use]
+    pub fn of_numbers([inode, size, a, b, c, d]: [i128; 6]) -> Option<Self> {
+        let second = |number: i128| i64::try_from(number).ok();
+        Some(Self {
+            inode: inode.try_into().ok()?,
+            size: size.try_into().ok()?,
+            modified: (second(a)?, second(b)?),
+            changed: (second(c)?, second(d)?),
+        })
+    }
+
     /// Of a file's metadata.
     #[must_use]
     pub fn of(metadata: &std::fs::Metadata) -> Self {

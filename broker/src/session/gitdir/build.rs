@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use keyhatch_protocol::ObjectFormat;
+
 use super::beneath::Beneath;
 use super::layout::{DotGit, Repository};
 use super::reflog::LogEntry;
@@ -21,7 +23,6 @@ const COMMON: &[&str] =
 /// Files of a worktree's own git directory: what it is in the middle of goes on inside.
 const OWN: &[&str] = &[
     "HEAD",
-    "index",
     "ORIG_HEAD",
     "MERGE_HEAD",
     "MERGE_MSG",
@@ -58,7 +59,7 @@ pub fn store_inside(repository: usize, store: usize) -> PathBuf {
     PathBuf::from(format!("/run/keyhatch-git/{repository}/{store}/objects"))
 }
 
-/// Makes the session's git directory for one repository under `directory`.
+/// Makes the session's git directory for one repository under `directory`. Returns the paths of its submodules too.
 ///
 /// # Errors
 /// When the host's git directory cannot be read, or ours not written.
@@ -66,7 +67,7 @@ pub fn build(
     repository: &Repository,
     (number, directory): (usize, &Path),
     config: &str,
-) -> io::Result<State> {
+) -> io::Result<(State, Vec<Vec<u8>>)> {
     let mut state = State {
         directory: directory.to_owned(),
         common: repository.common.clone(),
@@ -101,7 +102,7 @@ pub fn build(
     fs::write(session.join("objects/info/alternates"), stores)?;
     fs::write(session.join("config"), config)?;
     copy_hooks(&repository.common.join("hooks"), &session.join("hooks"))?;
-    refs(repository, &mut state)?;
+    let start = refs(repository, &mut state)?;
     logs(&repository.common, &session)?;
     let log = fs::read(session.join("logs/refs/stash")).unwrap_or_default();
     state.stash = LogEntry::tail(&log, usize::MAX).into_iter().map(|entry| entry.new).collect();
@@ -110,26 +111,31 @@ pub fn build(
         fs::write(session.join("refs/stash"), format!("{id}\n"))?;
     }
     worktrees(repository, &session)?;
-    own_tree(repository, &mut state)?;
+    let submodules = own_tree(repository, &mut state)?;
     state.begun = match state.trees.first().and_then(|tree| tree.head.clone()) {
         Some(Head::Detached(id)) => Some(id),
-        Some(Head::Branch(name)) => state.base.values(&state.start()?, std::iter::once(&name)).remove(&name),
+        Some(Head::Branch(name)) => state.base.values(&start, std::iter::once(&name)).remove(&name),
         None => None,
     };
-    Ok(state)
+    Ok((state, submodules))
 }
 
 /// The worktree that the session works in.
-fn own_tree(repository: &Repository, state: &mut State) -> io::Result<()> {
+fn own_tree(repository: &Repository, state: &mut State) -> io::Result<Vec<Vec<u8>>> {
     let within = repository.linked_name().map_or_else(|| ".".to_owned(), |name| format!("worktrees/{name}"));
     add_tree(&repository.git_dir, state, &within, repository.dot_git != DotGit::Bare)
 }
 
-/// Takes a worktree's own files, and notes what both sides have.
+/// Takes a worktree's own files, and notes what both sides have. Returns the paths of its submodules.
 ///
 /// # Errors
 /// When a file cannot be copied.
-pub fn add_tree(git_dir: &Path, state: &mut State, within: &str, has_index: bool) -> io::Result<()> {
+pub fn add_tree(
+    git_dir: &Path,
+    state: &mut State,
+    within: &str,
+    has_index: bool,
+) -> io::Result<Vec<Vec<u8>>> {
     let to = if within == "." { state.session() } else { state.session().join(within) };
     for directory in ["logs", "info"] {
         fs::create_dir_all(to.join(directory))?;
@@ -145,10 +151,7 @@ pub fn add_tree(git_dir: &Path, state: &mut State, within: &str, has_index: bool
     for name in SMALL_TREES {
         copy_tree(&git_dir.join(name), &to.join(name), &mut 0)?;
     }
-    if git_dir.join("index").exists() {
-        // From the host's own file: the copy inside is the session's.
-        fs::copy(git_dir.join("index"), state.agreed_index(state.trees.len()))?;
-    }
+    let submodules = index(git_dir, (&to, &state.agreed_index(state.trees.len())), state.format)?;
     let head = host::head(git_dir, state.reftable);
     if state.reftable
         && let Some(head) = &head
@@ -158,11 +161,32 @@ pub fn add_tree(git_dir: &Path, state: &mut State, within: &str, has_index: bool
     let log = fs::read(to.join("logs/HEAD")).unwrap_or_default();
     let logged = LogEntry::lines(&log).count();
     state.trees.push(Tree { within: within.to_owned(), has_index, head, logged, host_log: log.len() });
-    Ok(())
+    Ok(submodules)
 }
 
-/// Refs: always in the files format inside, which every git reads. A packed file is copied as it is.
-fn refs(repository: &Repository, state: &mut State) -> io::Result<()> {
+/// The index, read once: what is agreed on is what the session gets, also where the host's git writes it meanwhile.
+/// Returns the paths of its submodules.
+fn index(git_dir: &Path, (to, agreed): (&Path, &Path), format: ObjectFormat) -> io::Result<Vec<Vec<u8>>> {
+    let bytes = match fs::read(git_dir.join("index")) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    // At once: of 300,000 files it is 30 MB, and a session waits for it.
+    std::thread::scope(|scope| {
+        let copying = scope.spawn(|| fs::write(to.join("index"), &bytes));
+        let kept = fs::write(agreed, &bytes);
+        let submodules = match index::may_have_gitlinks(&bytes) {
+            true => index::gitlinks(&bytes, format).unwrap_or_default(),
+            false => Vec::new(),
+        };
+        copying.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))?;
+        kept.map(|()| submodules)
+    })
+}
+
+/// Refs: always in the files format inside, which every git reads. A packed file is copied as it is, and returned.
+fn refs(repository: &Repository, state: &mut State) -> io::Result<Vec<u8>> {
     let session = state.session();
     let (start, loose) = if repository.reftable {
         let mut all = host::Git::of(state).refs()?;
@@ -189,7 +213,8 @@ fn refs(repository: &Repository, state: &mut State) -> io::Result<()> {
         fs::write(path, format!("{id}\n"))?;
     }
     state.base.since = loose.into_iter().map(|(name, id)| (name, Some(id))).collect();
-    symbolic(&repository.common.join("refs/remotes"), &session.join("refs/remotes"))
+    symbolic(&repository.common.join("refs/remotes"), &session.join("refs/remotes"))?;
+    Ok(start)
 }
 
 /// What waits from earlier sessions, and the stash, which is a log, are not shown as refs.
@@ -269,12 +294,14 @@ pub fn borrow_hooks(state: &State, from: &Path) -> io::Result<PathBuf> {
 
 fn copy(from: &Path, to: &Path, name: &str) -> io::Result<()> {
     match File::open(from.join(name)) {
-        Ok(_) => {
+        Ok(mut from) => {
             let to = to.join(name);
-            fs::create_dir_all(to.parent().unwrap_or(&to))?;
-            fs::copy(from.join(name), &to)?;
-            // A read-only file of the host's would be one that git inside cannot replace.
-            fs::set_permissions(&to, fs::Permissions::from_mode(0o644))
+            // New, with a mode of ours: a read-only file of the host's would be one that git inside cannot replace.
+            let made = File::create(&to).or_else(|_| {
+                fs::create_dir_all(to.parent().unwrap_or(&to))?;
+                File::create(&to)
+            });
+            io::copy(&mut from, &mut made?).map(drop)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -298,11 +325,4 @@ fn copy_tree(from: &Path, to: &Path, taken: &mut usize) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The paths of the submodules in a repository's index.
-#[must_use]
-pub fn submodules(repository: &Repository) -> Vec<Vec<u8>> {
-    let bytes = fs::read(repository.git_dir.join("index")).unwrap_or_default();
-    index::gitlinks(&bytes, repository.format).unwrap_or_default()
 }

@@ -64,6 +64,11 @@ pub(super) fn note(state: &State, harvest: &Harvest) -> io::Result<()> {
     keep(&file(state), &serde_json::to_vec(&coming).map_err(io::Error::other)?)
 }
 
+/// Whether a round did not end.
+pub(super) fn is_noted(state: &State) -> bool {
+    file(state).exists()
+}
+
 /// Forgets it: what was done is in the record.
 ///
 /// # Errors

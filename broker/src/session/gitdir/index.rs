@@ -269,6 +269,14 @@ pub fn gitlinks(bytes: &[u8], format: ObjectFormat) -> Result<Vec<Vec<u8>>, Inde
     Ok(found)
 }
 
+/// Whether an index may have submodules: whether the mode of one stands where an entry of versions 2 and 3 may have its
+/// mode. Those begin at multiples of eight after the header. Most large indexes have none, and need no reading.
+#[must_use]
+pub fn may_have_gitlinks(bytes: &[u8]) -> bool {
+    let modes = bytes.get(12 + MODE_AT..).unwrap_or_default();
+    number(bytes, 4) == Ok(4) || modes.chunks_exact(8).any(|eight| eight[..4] == GITLINK.to_be_bytes())
+}
+
 /// Whether a path of the session may stand in the host's index, by the rules of git's own `verify_path`: whoever checks
 /// it out must not write into a git directory, or out of the tree.
 #[must_use]
@@ -456,6 +464,28 @@ mod tests {
             assert!(gitlinks(&bytes[..cut], ObjectFormat::Sha1).is_err(), "{cut}");
         }
         assert!(compare(b"", b"nonsense", ObjectFormat::Sha1).is_err());
+    }
+
+    #[test]
+    fn the_quick_look_misses_no_submodule_behind_names_of_any_length() {
+        for (format, digits) in [("sha1", 40), ("sha256", 64)] {
+            let temp = tempfile::tempdir().expect("tempdir");
+            git(temp.path(), &["init", "-q", "--object-format", format]);
+            let index = || fs::read(temp.path().join(".git/index")).unwrap_or_default();
+            for length in 1..=17 {
+                fs::write(temp.path().join("a".repeat(length)), "x").expect("writes");
+                git(temp.path(), &["add", "."]);
+                assert!(!may_have_gitlinks(&index()), "{length}");
+                let link = format!("160000,{},z/m", "1".repeat(digits));
+                git(temp.path(), &["update-index", "--add", "--cacheinfo", &link]);
+                for version in ["2", "3", "4"] {
+                    git(temp.path(), &["update-index", "--index-version", version]);
+                    assert!(may_have_gitlinks(&index()), "{length} {version}");
+                }
+                git(temp.path(), &["update-index", "--index-version", "2"]);
+                git(temp.path(), &["update-index", "--force-remove", "z/m"]);
+            }
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::host::tree_directory;
 use super::refs;
 use super::state::{Record, State};
 use super::sync::Round;
-use super::{admit, adopt, changes, coming, lock, nested, placeholder, report};
+use super::{admit, adopt, changes, coming, lock, nested, placeholder, report, untouched};
 use crate::cause::chain;
 use crate::session::report::Section;
 
@@ -117,7 +117,8 @@ impl Work {
         let mut well = self.adopt();
         for (at, state) in self.states().into_iter().enumerate() {
             let now = stamps(&state);
-            if self.seen.get(at) == Some(&now) && !last {
+            let same = if last { untouched::is(&state) } else { self.seen.get(at) == Some(&now) };
+            if same {
                 continue;
             }
             // From before the round: what moves while it is played is looked at again.

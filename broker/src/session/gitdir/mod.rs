@@ -33,6 +33,7 @@ mod report;
 mod stash;
 mod state;
 mod sync;
+mod untouched;
 mod worktree;
 
 use std::fs;
@@ -42,6 +43,7 @@ use std::path::{Path, PathBuf};
 
 use keyhatch_policies::rules::Mount;
 
+pub(in crate::session) use beneath::Stamp;
 pub use keeper::{Keeper, hold, recover};
 pub use layout::{DotGit, Repository};
 use state::Blank;
@@ -90,6 +92,7 @@ fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
     fs::write(&empty, "")?;
     let project = record.project.clone();
     let mut mounts = Vec::new();
+    let mut submodules = Vec::new();
     for source in ground.sources {
         let repository = &source.repository;
         record.covered.push(repository.worktree.clone());
@@ -103,13 +106,16 @@ fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
         let shared = record.repositories.iter_mut().find(|state| state.common == repository.common);
         if let Some(state) = shared {
             if let Some(name) = repository.linked_name() {
-                build::add_tree(&repository.git_dir, state, &format!("worktrees/{name}"), true)?;
+                drop(build::add_tree(&repository.git_dir, state, &format!("worktrees/{name}"), true)?);
             }
             continue;
         }
         let number = record.repositories.len();
         let own = ground.directory.join(number.to_string());
-        let state = build::build(repository, (number, &own), &render(&source.config))?;
+        let (state, linked) = build::build(repository, (number, &own), &render(&source.config))?;
+        if number == 0 {
+            submodules = linked;
+        }
         if let Some(hooks) = &source.hooks {
             let inside = build::borrow_hooks(&state, hooks)?;
             let mut config = source.config.clone();
@@ -125,7 +131,7 @@ fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
         .filter(|_| ground.sources.first().is_some_and(|s| s.repository.worktree == project));
     match own.map(State::session) {
         Some(session) => {
-            mounts.extend(uninitialised(ground, record)?);
+            mounts.extend(uninitialised(ground, record, &submodules)?);
             let protected = protect::protect(&project, ground.protect, &record.session)?;
             record.placeholders.extend(protected.placeholders.iter().cloned());
             let mut exclude = fs::read(session.join("info/exclude")).unwrap_or_default();
@@ -159,10 +165,9 @@ fn blank(ground: &Ground<'_>, record: &mut Record) -> io::Result<Mount> {
 
 /// Submodules that are not there yet. What a session checks out there is a repository that it configured, and the
 /// host's `git status` would go into it: so it stays inside.
-fn uninitialised(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
-    let Some(source) = ground.sources.first() else { return Ok(Vec::new()) };
+fn uninitialised(ground: &Ground<'_>, record: &Record, submodules: &[Vec<u8>]) -> io::Result<Vec<Mount>> {
     let mut mounts = Vec::new();
-    for (at, path) in build::submodules(&source.repository).iter().take(nested::MAX_NESTED).enumerate() {
+    for (at, path) in submodules.iter().take(nested::MAX_NESTED).enumerate() {
         let path = record.project.join(std::ffi::OsStr::from_bytes(path));
         let plain = path.canonicalize().is_ok_and(|real| real == path);
         if !plain || nested::is_repository(&path) {

@@ -4,7 +4,7 @@
 //! that is cut short where it would slow the start; what it did not reach is found, and said, when the session ends, and
 //! the next start knows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use super::beneath::Stamp;
 use super::layout::is_git_directory;
 
 /// How long the start of a session looks.
@@ -21,6 +22,8 @@ const AT_START: Duration = Duration::from_millis(25);
 const BEHIND: Duration = Duration::from_secs(5);
 /// Deepest directory that is looked into.
 const MAX_DEPTH: usize = 32;
+/// Most directories that are remembered of one project.
+const MAX_REMEMBERED: usize = 100_000;
 /// Most repositories that one session gets git directories for.
 pub const MAX_NESTED: usize = 200;
 
@@ -31,17 +34,36 @@ pub struct Found {
     pub repositories: BTreeSet<PathBuf>,
     /// Whether everything was looked at.
     pub whole: bool,
+    /// Every directory, as it was just before it was read.
+    seen: Vec<Seen>,
 }
 
-/// Looks at the start of a session: what an earlier walk found, as far as it is still there, and what a short one finds.
+/// One directory of an earlier walk.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Seen {
+    path: PathBuf,
+    /// None where a change could hide behind it.
+    stamp: Option<Stamp>,
+    repository: bool,
+}
+
+/// What an earlier walk saw. A directory that looks the same to the file system holds the same names, and who is inside
+/// cannot make it look the same: the time of the last change is the kernel's to set.
+#[derive(Debug, Default)]
+struct Known {
+    seen: BTreeMap<PathBuf, Seen>,
+    within: BTreeMap<PathBuf, Vec<PathBuf>>,
+}
+
+/// Looks at the start of a session, as long as it may: directories that did not change since an earlier walk are not
+/// read again. What is not reached in time is taken from the earlier walk, as far as it is still there.
 #[must_use]
 pub fn at_start(project: &Path, cache: &Path) -> Found {
-    let mut found = walk(project, AT_START);
+    let known = Known::read(project, &cache_file(project, cache));
+    let mut found = walk(project, AT_START, &known);
     if !found.whole {
-        let known = fs::read(cache_file(project, cache)).unwrap_or_default();
-        let paths = known.split(|byte| *byte == 0).filter(|path| !path.is_empty());
-        let paths = paths.map(|path| project.join(std::ffi::OsStr::from_bytes(path)));
-        found.repositories.extend(paths.filter(|path| path.starts_with(project) && is_repository(path)));
+        let paths = known.seen.into_values().filter(|seen| seen.repository).map(|seen| seen.path);
+        found.repositories.extend(paths.filter(|path| is_repository(path)));
     }
     found
 }
@@ -49,17 +71,67 @@ pub fn at_start(project: &Path, cache: &Path) -> Found {
 /// Looks at all of it, and remembers what is there.
 #[must_use]
 pub fn behind(project: &Path, cache: &Path) -> Found {
-    let found = walk(project, BEHIND);
-    let list: Vec<u8> = found
-        .repositories
-        .iter()
-        .filter_map(|path| path.strip_prefix(project).ok())
-        .flat_map(|path| path.as_os_str().as_bytes().iter().copied().chain([0]))
-        .collect();
-    if let Err(error) = remember(&cache_file(project, cache), &list) {
+    let file = cache_file(project, cache);
+    let found = walk(project, BEHIND, &Known::read(project, &file));
+    if let Err(error) = remember(&file, &list(project, &found.seen)) {
         tracing::warn!(%error, "the repositories inside a project are not remembered");
     }
     found
+}
+
+impl Known {
+    /// A list that cannot be read is one that says nothing.
+    fn read(project: &Path, file: &Path) -> Self {
+        let mut known = Self::default();
+        for line in fs::read(file).unwrap_or_default().split(|byte| *byte == 0) {
+            let Some(seen) = Seen::parse(project, line) else { continue };
+            if let Some(parent) = seen.path.parent() {
+                known.within.entry(parent.to_owned()).or_default().push(seen.path.clone());
+            }
+            known.seen.insert(seen.path.clone(), seen);
+        }
+        known
+    }
+
+    /// Whether a directory is as it was, and then what is in it.
+    fn same(&self, path: &Path, now: &Stamp) -> Option<(&Seen, &[PathBuf])> {
+        let seen = self.seen.get(path).filter(|seen| seen.stamp.as_ref() == Some(now))?;
+        Some((seen, self.within.get(path).map(Vec::as_slice).unwrap_or_default()))
+    }
+}
+
+impl Seen {
+    /// `R NUMBERS PATH`: whether it is a repository, its stamp, its path in the project.
+    fn render(&self, project: &Path) -> Option<Vec<u8>> {
+        let path = self.path.strip_prefix(project).ok()?;
+        let mut line = if self.repository { b"r".to_vec() } else { b"d".to_vec() };
+        for number in self.stamp.map(|stamp| stamp.numbers()).unwrap_or_default() {
+            line.extend(format!(" {number}").bytes());
+        }
+        line.push(b' ');
+        line.extend(path.as_os_str().as_bytes());
+        line.push(0);
+        Some(line)
+    }
+
+    fn parse(project: &Path, line: &[u8]) -> Option<Self> {
+        let mut parts = line.splitn(8, |byte| *byte == b' ');
+        let repository = parts.next()? == b"r";
+        let mut numbers = [0; 6];
+        for number in &mut numbers {
+            *number = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
+        }
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(parts.next()?));
+        let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        let stamp = Stamp::of_numbers(numbers).filter(|_| numbers != [0; 6]);
+        // The project itself has the empty path.
+        let path = if path.as_os_str().is_empty() { project.to_owned() } else { project.join(path) };
+        plain.then_some(Self { path, stamp, repository })
+    }
+}
+
+fn list(project: &Path, seen: &[Seen]) -> Vec<u8> {
+    seen.iter().take(MAX_REMEMBERED).filter_map(|seen| seen.render(project)).flatten().collect()
 }
 
 fn remember(file: &Path, list: &[u8]) -> io::Result<()> {
@@ -79,7 +151,7 @@ fn cache_file(project: &Path, cache: &Path) -> PathBuf {
 }
 
 /// Breadth first: what lies near the top is found first. No link is followed.
-fn walk(project: &Path, budget: Duration) -> Found {
+fn walk(project: &Path, budget: Duration, known: &Known) -> Found {
     let until = Instant::now() + budget;
     let mut found = Found { whole: true, ..Found::default() };
     let mut level = vec![project.to_owned()];
@@ -90,7 +162,7 @@ fn walk(project: &Path, budget: Duration) -> Found {
                 found.whole = false;
                 return found;
             }
-            look(&directory, project, &mut next, &mut found);
+            visit(directory, (project, known), &mut next, &mut found);
         }
         if next.is_empty() {
             return found;
@@ -101,15 +173,35 @@ fn walk(project: &Path, budget: Duration) -> Found {
     found
 }
 
-fn look(directory: &Path, project: &Path, next: &mut Vec<PathBuf>, found: &mut Found) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    let (mut directories, mut marks) = (Vec::new(), 0);
+fn visit(directory: PathBuf, (project, known): (&Path, &Known), next: &mut Vec<PathBuf>, found: &mut Found) {
+    // From before it is read: what is made in it meanwhile is seen the next time.
+    let Ok(metadata) = fs::symlink_metadata(&directory) else { return };
+    if !metadata.is_dir() {
+        return;
+    }
+    let stamp = Stamp::of(&metadata);
+    let repository = match known.same(&directory, &stamp) {
+        Some((seen, within)) => {
+            next.extend(within.iter().cloned());
+            seen.repository
+        }
+        None => look(&directory, next),
+    };
+    if repository && directory != project {
+        found.repositories.insert(directory.clone());
+    }
+    let stamp = (!stamp.is_fresh()).then_some(stamp);
+    found.seen.push(Seen { path: directory, stamp, repository });
+}
+
+/// Reads a directory: what is to be looked at next, and whether it is a repository itself.
+fn look(directory: &Path, next: &mut Vec<PathBuf>) -> bool {
+    let Ok(entries) = fs::read_dir(directory) else { return false };
+    let (mut directories, mut marks, mut repository) = (Vec::new(), 0, false);
     for entry in entries.flatten() {
         let name = entry.file_name();
         if name == ".git" {
-            if directory != project {
-                found.repositories.insert(directory.to_owned());
-            }
+            repository = true;
             continue;
         }
         marks += usize::from(name == "HEAD" || name == "objects" || name == "refs");
@@ -117,11 +209,11 @@ fn look(directory: &Path, project: &Path, next: &mut Vec<PathBuf>, found: &mut F
             directories.push(directory.join(name));
         }
     }
-    if marks == 3 && directory != project && is_git_directory(directory) {
-        found.repositories.insert(directory.to_owned());
-        return;
+    if marks == 3 && is_git_directory(directory) {
+        return true;
     }
     next.extend(directories);
+    repository
 }
 
 /// Whether a git would take this directory for a repository.
@@ -146,10 +238,48 @@ mod tests {
         let expected: BTreeSet<PathBuf> =
             ["a", "a/b/c", "x/bare"].iter().map(|path| project.join(path)).collect();
         assert_eq!(behind(&project, &cache).repositories, expected);
-        assert!(walk(&project, Duration::ZERO).repositories.is_empty());
+        assert!(walk(&project, Duration::ZERO, &Known::default()).repositories.is_empty());
+        let known = || Known::read(&project, &cache_file(&project, &cache));
+        let remembered = |known: &Known| known.seen.values().filter(|seen| seen.repository).count();
+        // The project's own is not one of those inside it.
+        assert_eq!(remembered(&known()), 4);
         fs::remove_dir(project.join("a/b/c/.git")).expect("removes");
-        let listed = fs::read(cache_file(&project, &cache)).expect("remembered");
-        assert_eq!(listed, b"a\0a/b/c\0x/bare\0");
         assert_eq!(at_start(&project, &cache).repositories.len(), 2);
+    }
+
+    #[test]
+    fn what_looks_the_same_is_not_read_again_and_what_changed_is() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let project = temp.path().join("p");
+        for path in ["a/b", "c/d", "e"] {
+            fs::create_dir_all(project.join(path)).expect("mkdir");
+        }
+        let mut found = walk(&project, BEHIND, &Known::default());
+        assert!(found.seen.iter().all(|seen| seen.stamp.is_none()), "just made, and not to be trusted");
+        // As they would be remembered some seconds later.
+        for seen in &mut found.seen {
+            seen.stamp = Stamp::at(&seen.path);
+        }
+        let file = temp.path().join("list");
+        fs::write(&file, list(&project, &found.seen)).expect("writes");
+        let known = Known::read(&project, &file);
+        assert_eq!(known.seen.into_values().collect::<BTreeSet<_>>(), found.seen.into_iter().collect());
+
+        let known = Known::read(&project, &file);
+        let unchanged = |path: &str| {
+            let stamp = Stamp::at(&project.join(path)).expect("it is there");
+            known.same(&project.join(path), &stamp).is_some()
+        };
+        assert!(["", "a", "a/b", "c", "c/d", "e"].iter().all(|path| unchanged(path)));
+        fs::create_dir_all(project.join("a/b/new/deep/.git")).expect("mkdir");
+        fs::create_dir(project.join("e/.git")).expect("mkdir");
+        // Another directory under a known name.
+        fs::create_dir_all(temp.path().join("other/d/.git")).expect("mkdir");
+        fs::rename(project.join("c"), temp.path().join("away")).expect("renames");
+        fs::rename(temp.path().join("other"), project.join("c")).expect("renames");
+        let expected: BTreeSet<PathBuf> =
+            ["a/b/new/deep", "e", "c/d"].iter().map(|path| project.join(path)).collect();
+        assert_eq!(walk(&project, BEHIND, &known).repositories, expected);
+        assert!(unchanged("a") && !unchanged("a/b") && !unchanged("c") && !unchanged("e"));
     }
 }

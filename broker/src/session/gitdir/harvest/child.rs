@@ -21,11 +21,11 @@ const MAX_ORDER: u64 = 64 * 1024 * 1024;
 /// Refs that one session may make: nobody who works makes more, and each one costs the host.
 const MAX_REFS: usize = 10_000;
 /// Largest reflog that is read.
-const MAX_LOG: u64 = 16 * 1024 * 1024;
+pub(in super::super) const MAX_LOG: u64 = 16 * 1024 * 1024;
 /// Entries of a log that are carried over at once: a rebase of hundreds of commits fits.
 const LOG_TAIL: usize = 1000;
 /// Files that say that git is in the middle of something.
-const BUSY: &[&str] = &[
+pub(in super::super) const BUSY: &[&str] = &[
     "rebase-merge",
     "rebase-apply",
     "sequencer",

@@ -27,6 +27,7 @@ use super::refs::{Base, Head};
 use crate::inspect::Limits;
 
 pub use child::main as child_main;
+pub(super) use child::{BUSY, MAX_LOG};
 
 /// Longest harvest: a pack at the default limit takes well under one.
 const HARVESTS: Duration = Duration::from_secs(5 * 60);
