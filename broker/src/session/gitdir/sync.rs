@@ -23,7 +23,7 @@ use crate::inspect::Limits;
 
 /// Rounds in which a ref is tried again that another command was faster with; then it waits for the user.
 const PATIENCE: u8 = 5;
-/// Refs that move in one call without a log entry of their own.
+/// More refs than these move in calls of many, without a log entry of their own.
 const BATCH: usize = 16;
 /// Most things that a report says were refused.
 const MAX_REFUSED: usize = 50;
@@ -199,7 +199,9 @@ impl Round<'_> {
                 self.advance(&git, change, old.as_ref(), new);
             }
         }
-        for batch in plain.chunks(BATCH.max(plain.len() / BATCH)) {
+        // A few keep the word that the session's log has for each.
+        let size = if plain.len() <= BATCH { 1 } else { BATCH.max(plain.len() / BATCH) };
+        for batch in plain.chunks(size) {
             self.take_batch(view, batch);
         }
     }
