@@ -11,6 +11,7 @@ use crate::approval::{Queue, seconds};
 use crate::audit::{AuditError, AuditLog};
 use crate::credential::HostGit;
 use crate::network;
+use crate::observe::Attempt;
 use crate::paths::Paths;
 use crate::session::Session;
 use crate::session::report::{Section, SessionReport};
@@ -96,13 +97,18 @@ impl Broker {
     }
 
     /// Ends a session: its sockets, its requests, its grants. Returns its report, which is kept; none where it ended
-    /// before. `more` is what the command that ran it knows.
-    pub async fn end(&self, id: &SessionId, more: Vec<Section>) -> Option<SessionReport> {
+    /// before. `more` and `attempts` are what the command that ran it knows.
+    pub async fn end(
+        &self,
+        id: &SessionId,
+        (more, attempts): (Vec<Section>, Vec<Attempt>),
+    ) -> Option<SessionReport> {
         let session = self.lock_sessions().remove(id)?;
         self.queue.forget(id);
         session.close();
         let finishing = session.clone();
         let left = tokio::task::spawn_blocking(move || finishing.finish()).await.unwrap_or_default();
+        network::settle(self, &session, attempts);
         let now = SystemTime::now();
         let lasted = now.duration_since(session.opened).unwrap_or_default().as_secs();
         if let Some(fields) = network::report::audit_fields(&session.network)

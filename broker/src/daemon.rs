@@ -93,7 +93,7 @@ async fn serve(paths: Paths) -> Result<Ended, DaemonError> {
         _ = interrupt.recv() => {}
     }
     for session in broker.sessions() {
-        broker.end(&session.id, Vec::new()).await;
+        broker.end(&session.id, Default::default()).await;
     }
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::warn!(%error, "cannot remove the control socket");

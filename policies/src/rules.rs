@@ -39,8 +39,8 @@ pub struct SandboxRules {
     pub limits: Limits,
     /// Whether the descriptor of a cgroup's `cgroup.procs` comes over the hand-off socket before anything else.
     pub cgroup: bool,
-    /// Whether calls that name a path or an address, and those that are refused, are looked at from outside.
-    pub observe: bool,
+    /// Which calls are looked at from outside; none where nobody looks.
+    pub observe: Option<Observe>,
     /// What the policy insists on: without it nothing starts.
     pub require: Vec<Requirement>,
     /// Whether nothing is said at the start: the command's standard error is read by a program.
@@ -48,6 +48,16 @@ pub struct SandboxRules {
     /// A directory of the session's on the host, private and empty: where the kernel gives no namespaces, home, temporary
     /// files and the files above are here.
     pub fallback: PathBuf,
+}
+
+/// Which calls of the command somebody outside looks at. Nothing more is allowed either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Observe {
+    /// Those that are refused, and those that connect: whatever is allowed is as fast as ever.
+    Refused,
+    /// Those that name a path too.
+    Paths,
 }
 
 /// What a policy can insist on.

@@ -193,7 +193,7 @@ pub(crate) fn smallest(fallback: PathBuf) -> SandboxRules {
         terminal: false,
         limits: Limits::default(),
         cgroup: false,
-        observe: false,
+        observe: None,
         require: Vec::new(),
         quiet: true,
         fallback,

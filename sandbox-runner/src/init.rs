@@ -45,7 +45,10 @@ pub(crate) fn run(
             drop(status);
             return command::become_it(rules, chosen, grants(rules), observer);
         }
-        Forked::Parent(pid) => pid,
+        Forked::Parent(pid) => {
+            drop(observer);
+            pid
+        }
     };
     let ended = reap(command)?;
     // The outer process may be gone; then nobody wants to know.

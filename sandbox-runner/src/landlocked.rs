@@ -24,7 +24,7 @@ use crate::{command, furniture, keyring, limits, network, privileges, terminal};
 pub(crate) fn run(
     rules: &SandboxRules,
     chosen: &Chosen,
-    (handoff, cgroup): (OwnedFd, Cgroup),
+    (handoff, cgroup, observer): (OwnedFd, Cgroup, Observer),
 ) -> Result<ExitCode, RunError> {
     // There is no loopback of its own to listen on.
     network::hand_over(&[], &handoff)?;
@@ -56,13 +56,12 @@ pub(crate) fn run(
                 privileges::drop_capabilities()?;
                 std::env::set_current_dir(&rules.cwd)
                     .map_err(at("enter", rules.cwd.display().to_string()))?;
-                // Without namespaces an observer could not tell what is inside from what is not.
-                command::become_it(&rules, chosen, grants, Observer::none())
+                command::become_it(&rules, chosen, grants, observer)
             };
             std::process::exit(said(confined()))
         }
         Forked::Parent(command) => {
-            drop(alive_reader);
+            drop((alive_reader, observer));
             let ended = reap_while(command, || getppid() == parent)?;
             end_all_below()?;
             drop(alive_writer);

@@ -55,6 +55,7 @@ const NOT_BUILT: u8 = 125;
 struct Descriptors {
     rules: OwnedFd,
     handoff: OwnedFd,
+    observer: Option<OwnedFd>,
 }
 
 /// Runs the runner: the process ends as the command did, or with 125 and a reason.
@@ -77,7 +78,7 @@ fn start(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, RunError
     match arguments.peek().and_then(|argument| argument.to_str()) {
         Some("--facts") => tell(),
         Some("--prove") => prove(arguments.nth(1)),
-        _ => prepare(arguments).and_then(|(rules, handoff)| launch::launch(&rules, handoff)),
+        _ => prepare(arguments).and_then(|(rules, line)| launch::launch(&rules, line)),
     }
 }
 
@@ -92,28 +93,31 @@ fn tell() -> Result<ExitCode, RunError> {
 fn prove(directory: Option<OsString>) -> Result<ExitCode, RunError> {
     let rules = facts::smallest(directory.ok_or(RunError::Usage)?.into());
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(at("open", "a socket pair"))?;
-    let code = launch::launch(&rules, theirs.into());
+    let code = launch::launch(&rules, (theirs.into(), None));
     drop(ours);
     code
 }
 
-fn prepare(arguments: impl Iterator<Item = OsString>) -> Result<(SandboxRules, OwnedFd), RunError> {
+fn prepare(arguments: impl Iterator<Item = OsString>) -> Result<(SandboxRules, launch::Lines), RunError> {
     let descriptors = parse(arguments)?;
     let mut text = Vec::new();
     File::from(descriptors.rules).read_to_end(&mut text).map_err(at("read", "the sandbox's rules"))?;
     let rules: SandboxRules = serde_json::from_slice(&text).map_err(|_| RunError::Rules)?;
-    rustix::io::fcntl_setfd(descriptors.handoff.as_fd(), rustix::io::FdFlags::CLOEXEC)
-        .map_err(at("keep", "the hand-off socket"))?;
-    Ok((rules, descriptors.handoff))
+    for line in [Some(&descriptors.handoff), descriptors.observer.as_ref()].into_iter().flatten() {
+        rustix::io::fcntl_setfd(line.as_fd(), rustix::io::FdFlags::CLOEXEC)
+            .map_err(at("keep", "the hand-off socket"))?;
+    }
+    Ok((rules, (descriptors.handoff, descriptors.observer)))
 }
 
 fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Descriptors, RunError> {
-    let (mut rules, mut handoff, mut as_root) = (None, None, false);
+    let (mut rules, mut handoff, mut observer, mut as_root) = (None, None, None, false);
     while let Some(argument) = arguments.next() {
         let mut descriptor = || arguments.next().and_then(|value| value.to_str()?.parse().ok());
         match argument.to_str() {
             Some("--rules-fd") => rules = descriptor(),
             Some("--handoff-fd") => handoff = descriptor(),
+            Some("--observer-fd") => observer = descriptor(),
             Some("--as-root") => as_root = true,
             _ => return Err(RunError::Usage),
         }
@@ -122,7 +126,9 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Descriptors, R
         return Err(RunError::Root);
     }
     match (rules.and_then(sys::inherited), handoff.and_then(sys::inherited)) {
-        (Some(rules), Some(handoff)) => Ok(Descriptors { rules, handoff }),
+        (Some(rules), Some(handoff)) => {
+            Ok(Descriptors { rules, handoff, observer: observer.and_then(sys::inherited) })
+        }
         _ => Err(RunError::Usage),
     }
 }

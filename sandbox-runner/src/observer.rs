@@ -1,37 +1,32 @@
-//! The observer's end of the filter: its descriptor goes to `keyhatch run`, which asked for it.
+//! The observer's end of the filter: its descriptor goes to `keyhatch run`, over a line of its own.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_policies::rules::{Observe, SandboxRules};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::error::{RunError, at};
 
-/// Where the descriptor goes; none where nobody asked.
-pub(crate) struct Observer(Option<OwnedFd>);
+/// What is looked at, and where the descriptor goes; none where nobody asked. Dropped, the other side knows that nobody
+/// will ask it anything.
+pub(crate) struct Observer(Option<(Observe, OwnedFd)>);
 
-/// Keeps the hand-off socket for it.
-pub(crate) fn prepare(rules: &SandboxRules, handoff: &OwnedFd) -> Result<Observer, RunError> {
-    let line = rules.observe.then(|| handoff.try_clone()).transpose();
-    Ok(Observer(line.map_err(at("keep", "the hand-off socket"))?))
+/// Takes the line that was inherited for it.
+pub(crate) fn prepare(rules: &SandboxRules, line: Option<OwnedFd>) -> Observer {
+    Observer(rules.observe.zip(line))
 }
 
 impl Observer {
-    /// Nobody looks.
-    pub(crate) const fn none() -> Self {
-        Self(None)
-    }
-
-    /// Whether somebody asked.
-    pub(crate) const fn is_wanted(&self) -> bool {
-        self.0.is_some()
+    /// What somebody asked for.
+    pub(crate) fn kind(&self) -> Option<Observe> {
+        self.0.as_ref().map(|(kind, _)| *kind)
     }
 
     /// Hands it over. Nothing is refused or looked at before the other side has it: the kernel waits.
     pub(crate) fn hand_over(self, listener: &OwnedFd) -> Result<(), RunError> {
-        let Some(line) = self.0 else { return Ok(()) };
+        let Some((_, line)) = self.0 else { return Ok(()) };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let descriptors = [listener.as_fd()];

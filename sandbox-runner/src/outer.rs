@@ -9,22 +9,22 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::cgroup::Cgroup;
 use crate::error::{RunError, at};
+use crate::observer::Observer;
 use crate::supervise::Ended;
 use crate::sys::{self, Forked};
 use crate::tier::Chosen;
-use crate::{NOT_BUILT, init, network, observer};
+use crate::{NOT_BUILT, init, network};
 
 /// Starts init in the namespaces that this process has entered, and waits for it.
 pub(crate) fn run(
     rules: &SandboxRules,
     chosen: &Chosen,
-    (handoff, cgroup): (OwnedFd, Cgroup),
+    (handoff, cgroup, observer): (OwnedFd, Cgroup, Observer),
 ) -> Result<ExitCode, RunError> {
     match network::prepare(&rules.network)? {
         Some(sockets) => sockets.enforce(&handoff)?,
         None => network::hand_over(&[], &handoff)?,
     }
-    let observer = observer::prepare(rules, &handoff)?;
     drop(handoff);
     sys::hold_signals(true).map_err(at("hold", "signals"))?;
     let (status_reader, status_writer) = std::io::pipe().map_err(at("open", "a pipe"))?;
@@ -41,7 +41,7 @@ pub(crate) fn run(
             )))
         }
         Forked::Parent(init) => {
-            drop((status_writer, alive_reader));
+            drop((status_writer, alive_reader, observer));
             let waited = wait(init)?;
             drop(alive_writer);
             cgroup.farewell();

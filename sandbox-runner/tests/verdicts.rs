@@ -1,9 +1,12 @@
 //! Every system call and its verdict, as the filter's own program answers it: a table that a reviewer can read, and an
 //! interpreter that runs the very steps that the kernel gets.
 
+use keyhatch_policies::rules::Observe;
 use keyhatch_run::seccomp;
+use keyhatch_run::seccomp::observed;
 use keyhatch_run::seccomp::program::Program;
 use keyhatch_run::seccomp::table::{Entry, LANDLOCKED, MAX_CALLS, NAMESPACED, SOCKETLESS, Verdict};
+use keyhatch_run::tier::Tier;
 
 const NATIVE: u32 = 0xC000_003E;
 
@@ -59,6 +62,7 @@ fn named(result: u32) -> &'static str {
         0x0005_0001 => "EPERM",
         0x0005_0026 => "ENOSYS",
         0x8000_0000 => "kill",
+        0x7fc0_0000 => "observed",
         _ => panic!("a result that is not ours: {result:#x}"),
     }
 }
@@ -76,7 +80,7 @@ fn word(number: u32, layers: &'static [&'static [Entry]]) -> &'static str {
         Some((_, Verdict::Allow)) => "allow",
         Some((_, Verdict::Observe | Verdict::ObserveUnless(_))) => "observed",
         Some((_, Verdict::Refuse)) => "EPERM",
-        Some((_, Verdict::RefuseWhen(_))) => "by argument",
+        Some((_, Verdict::RefuseWhen(_) | Verdict::ObserveWhen(_))) => "by argument",
     }
 }
 
@@ -112,6 +116,45 @@ fn the_programs_answer_every_number_as_the_table_says() {
                 assert_eq!(given, expected, "call {number}");
             }
             assert!(steps <= 32, "call {number} takes {steps} steps");
+        }
+    }
+}
+
+/// Arguments that some test of the filter looks for, and others.
+const ARGUMENTS: &[u64] =
+    &[0, 1, 2, 3, 10, 16, 17, 35, 40, 262, 0o101, 0o644, 0o4755, 0o20_666, 0x5412, 0x1000_0011, 0x40_0000];
+
+#[test]
+fn an_observer_lets_nothing_through_that_is_refused_without_one() {
+    let tiers =
+        [(Tier::A, &seccomp::NAMESPACED), (Tier::B, &seccomp::LANDLOCKED), (Tier::C, &seccomp::SOCKETLESS)];
+    let goes_on =
+        |number| observed::CONNECTS.iter().chain(observed::NAMES_A_PATH).any(|call| call.number == number);
+    for (tier, plain) in tiers {
+        for kind in [Observe::Refused, Observe::Paths] {
+            let watched = observed::program(tier, kind);
+            let mut seen = 0;
+            for number in 0..MAX_CALLS as u32 + 2 {
+                let combinations = (0..ARGUMENTS.len().pow(3)).step_by(29).map(|n| {
+                    let pick = |place: u32| ARGUMENTS[n / ARGUMENTS.len().pow(place) % ARGUMENTS.len()];
+                    [pick(0), pick(1), pick(2), pick(1)]
+                });
+                for arguments in combinations.chain([[0; 4]]) {
+                    let made = Made::with(number, &arguments);
+                    let (without, with) = (answer(plain, &made).0, answer(watched, &made).0);
+                    let fits = match (without, with) {
+                        ("EPERM", "observed") => !goes_on(number),
+                        ("allow", "observed") => goes_on(number),
+                        (without, with) => without == with,
+                    };
+                    assert!(
+                        fits,
+                        "{tier:?} {kind:?} {number} {arguments:x?}: {without}, {with} with an observer"
+                    );
+                    seen += usize::from(with == "observed");
+                }
+            }
+            assert!(seen > 100, "{tier:?} {kind:?}: nothing is observed");
         }
     }
 }

@@ -42,3 +42,13 @@ fn every_act_works_without_the_sandbox_and_none_works_within() {
     let escaped: Vec<&Act> = confined.iter().filter(|act| act.happened).collect();
     assert!(escaped.is_empty(), "{} of {} got out: {escaped:#?}", escaped.len(), confined.len());
 }
+
+#[test]
+fn with_an_observer_that_looks_at_paths_too_no_act_gets_out_either() {
+    let theatre = Theatre::new(World::new());
+    let keyhatch = theatre.world.path("bin/keyhatch").to_string_lossy().into_owned();
+    let played = theatre.play_behind(&[&keyhatch, "run", "--explain", "--"]);
+    assert!(played.len() >= 82, "{} acts", played.len());
+    let escaped: Vec<&Act> = played.iter().filter(|act| act.happened).collect();
+    assert!(escaped.is_empty(), "{} of {} got out: {escaped:#?}", escaped.len(), played.len());
+}

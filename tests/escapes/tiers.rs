@@ -82,6 +82,19 @@ fn without_namespaces_the_tier_is_announced_and_the_command_confined() {
 }
 
 #[test]
+fn without_namespaces_too_what_is_refused_is_named() {
+    let world = World::new();
+    let ran = run(
+        &world,
+        "default",
+        "python3 -c 'import socket; socket.create_connection((\"203.0.113.10\", 443), 2)'",
+    );
+    assert_ne!(ran.code(), 0, "{ran:?}");
+    let said = "system call socket (of the internet) (by python3): plain TCP and UDP only, and without namespaces none at all";
+    assert!(ran.stderr.contains(said) && ran.stderr.contains("PermissionError"), "{ran:?}");
+}
+
+#[test]
 fn a_policy_that_requires_namespaces_refuses_to_start_without() {
     let world = World::new();
     world.policy(

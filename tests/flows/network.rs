@@ -101,48 +101,107 @@ fn an_empty_list_and_no_list_allow_nothing() {
     assert!(empty.stdout.contains("it is not in the policy's [network] allow list"), "{empty:?}");
     let none = net.run(&project, "none", script);
     assert!(none.stdout.starts_with("0\n"), "{none:?}");
-    assert!(none.stderr.contains("Could not resolve host: web.example.org"), "{none:?}");
+    assert!(none.stderr.contains("Failed to connect to web.example.org port 8080"), "{none:?}");
     assert!(none.stderr.contains("Failed to connect to 127.0.0.1 port 8418"), "{none:?}");
-    assert!(network_of(&none).contains("web.example.org, "), "{none:?}");
+    assert!(network_of(&none).contains("web.example.org:8080, "), "{none:?}");
     assert!(network_of(&none).contains("the policy opens no network"), "{none:?}");
     assert_eq!(net.arrived(), Vec::<String>::new());
 }
 
 #[test]
-fn a_tool_that_knows_no_proxy_fails_at_once_and_the_report_says_why() {
+fn tools_that_know_no_proxy_fail_at_once_and_the_report_names_host_port_process_and_line() {
     let world = World::new();
     let net = TestNet::new(&world);
     let _http = net.serve("http", 8080, &[]);
     world.policy("web", &network_policy("web", "[network]\nallow = [\"web.example.org:8080\"]"));
     let project = world.project("p", "https://h.example/p.git");
-    let tool = ways_out(&world, &project);
+    let dial = compiled(&world, &project, ("dial", include_str!("../peers/dial.c")));
+    world.write("p/ask.py", "import socket\nsocket.create_connection(('db.example.net', 5432))\n");
+    world.write("p/ask.mjs", "await fetch('http://model.example.net:11434/')\n");
     // Ten seconds is what a resolver without an answer takes; `timeout` would end the tool with 124.
     let script = format!(
-        "timeout 9 getent hosts nowhere.example.org; echo getent $?; timeout 9 {tool} 203.0.113.10 8080 2001:db8:1::10 web.example.org; \
-         echo tool $?; timeout 9 curl -sS --noproxy '*' https://api.example.net/; echo curl $?"
+        "timeout 9 {dial} api.example.net 6379; echo dial $?; timeout 9 {dial} 203.0.113.10 8080; echo literal $?; \
+         timeout 9 {dial} 2001:db8:1::10 8081; echo six $?; timeout 9 {dial} 169.254.169.254 80; echo metadata $?; \
+         timeout 9 python3 ask.py; echo python $?; timeout 9 env -u NODE_USE_ENV_PROXY node ask.mjs; echo node $?; \
+         timeout 9 curl -sS --noproxy '*' http://web.example.org:8080/; echo curl $?; \
+         timeout 9 getent hosts looked-up.example.net; echo getent $?; \
+         timeout 9 python3 -c 'import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect((\"203.0.113.53\", 123))'; \
+         timeout 9 {dial} db 80; {dial} 127.0.0.1 9 ; {dial} 0.0.0.0 9; exit 3"
     );
     let ran = net.run(&project, "web", &script);
-    for expected in
-        ["getent 2", "tool 0", "curl 6", "name: Name or service not known", "tcp: Network is unreachable"]
-    {
+    assert_eq!(ran.code(), 3, "{ran:?}");
+    for expected in ["dial 1", "literal 1", "six 1", "metadata 1", "python 1", "node 1", "curl 7"] {
         assert!(ran.stdout.contains(expected), "{expected}: {ran:?}");
     }
-    let report = network_of(&ran);
-    assert!(report.contains("api.example.net, ") && report.contains("curl -sS --noproxy"), "{report}");
-    assert!(report.contains("[network] allow = [\"api.example.net:443\"]"), "{report}");
-    // The name is allowed: the cause is the tool, and no line would help.
-    let own = report.lines().find(|line| line.contains(" web.example.org, ")).expect("it is named");
+    assert!(ran.stdout.contains("api.example.net: Network is unreachable"), "{ran:?}");
+    assert!(ran.stdout.contains("db: Name or service not known"), "{ran:?}");
+    assert!(ran.stderr.contains("OSError: [Errno 101] Network is unreachable"), "{ran:?}");
+    let session = world.audit()[0]["session"].as_str().expect("a session").to_owned();
+    let shown = world.keyhatch(&["session", "show", &session, "--network"]).ok().stdout;
+    let by_itself = "a tool tried it itself, past the proxy at http://127.0.0.1:8418";
+    for (what, who, line) in [
+        ("api.example.net:6379", "dial api.example.net 6379", "\"api.example.net:6379\""),
+        ("203.0.113.10:8080", "dial 203.0.113.10 8080", "\"203.0.113.10:8080\""),
+        ("[2001:db8:1::10]:8081", "dial 2001:db8:1::10 8081", "\"[2001:db8:1::10]:8081\""),
+        ("db.example.net:5432", "python3 ask.py", "\"db.example.net:5432\""),
+        ("model.example.net:11434", "node ask.mjs", "\"model.example.net:11434\""),
+    ] {
+        for said in [&shown, &network_of(&ran)] {
+            let said = said.lines().find(|line| line.contains(&format!("{what}, once (by ")));
+            let said = said.unwrap_or_else(|| panic!("{what}: {shown}{ran:?}"));
+            let line = format!("to allow it: [network] allow = [\"web.example.org:8080\", {line}]");
+            assert!(said.contains(who) && said.contains(by_itself) && said.contains(&line), "{said}");
+        }
+    }
+    // It is allowed: the cause is the tool, and no line would help. And what no line opens.
+    let said = |what: &str| {
+        shown.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}: {shown}"))
+    };
+    let allowed = said("web.example.org:8080, once (by curl");
+    assert!(allowed.contains(by_itself) && !allowed.contains("allow = "), "{allowed}");
+    let metadata = said("169.254.169.254:80, once");
+    assert!(metadata.contains("which no policy opens") && !metadata.contains("allow = "), "{metadata}");
+    assert!(said("203.0.113.53:123 (UDP), once").contains("nothing carries UDP out"), "{shown}");
+    // One that only asks for a name is named by that alone; the sandbox's own loopback is nobody's business.
+    assert!(said("looked-up.example.net, ").contains("by getent hosts looked-up"), "{shown}");
     assert!(
-        own.contains("instead of the proxy") && own.contains("ways_out") && !own.contains("allow = "),
-        "{own}"
+        !shown.contains("api.example.net,") && !shown.contains("127.0.0.1:9") && !shown.contains("0.0.0.0"),
+        "{shown}"
     );
+    let refused = |destination: &str| {
+        world
+            .audit()
+            .iter()
+            .any(|record| record["event"] == "network-refused" && record["destination"] == destination)
+    };
+    assert!(refused("api.example.net:6379") && refused("203.0.113.10:8080"), "{:?}", world.audit());
     assert_eq!(net.arrived(), Vec::<String>::new(), "nothing got out, and nothing was asked of a resolver");
 }
 
-/// Compiles the program that tries every way out, static, into the project.
-pub fn ways_out(world: &World, project: &std::path::Path) -> String {
-    let source = world.write("ways_out.c", include_str!("../peers/ways_out.c"));
-    let program = project.join("ways_out");
+#[test]
+fn a_tool_that_resolves_by_itself_and_then_asks_the_proxy_reaches_the_name_that_it_means() {
+    let world = World::new();
+    let net = TestNet::new(&world);
+    let _http = net.serve("http", 8080, &[]);
+    world.policy("web", &network_policy("web", "[network]\nallow = [\"web.example.org:8080\"]"));
+    let project = world.project("p", "https://h.example/p.git");
+    // SOCKS5 without the h: curl asks the resolver, and the proxy for an address.
+    let script = "curl -sS --noproxy '' --socks5 127.0.0.1:8418 http://web.example.org:8080/; \
+                  curl -sS --noproxy '' --socks5 127.0.0.1:8418 http://files.example.org:8080/; echo code $?";
+    let ran = net.run(&project, "web", script);
+    assert!(ran.stdout.starts_with("hello from http 8080") && ran.stdout.contains("code 97"), "{ran:?}");
+    let report = network_of(&ran);
+    assert!(
+        report.contains("files.example.org:8080, once (by curl") && !report.contains("198.18."),
+        "{report}"
+    );
+    assert_eq!(net.arrived().len(), 1, "{:?}", net.arrived());
+}
+
+/// Compiles a program, static, into the project.
+fn compiled(world: &World, project: &std::path::Path, (name, source): (&str, &str)) -> String {
+    let source = world.write(&format!("{name}.c"), source);
+    let program = project.join(name);
     let mut compiler = world.command("cc");
     compiler.args(["-static", "-w", "-o"]).arg(&program).arg(source);
     world.spawn(compiler).finish().ok();

@@ -157,7 +157,7 @@ fn a_real_agent_says_its_version_and_that_it_cannot_reach_its_model_and_talks_to
         "{without:?}"
     );
     assert!(!without.stdout.contains("agent 0"), "{without:?}");
-    let cause = without.stderr.lines().find(|line| line.contains("model.example.org, "));
+    let cause = without.stderr.lines().find(|line| line.contains("model.example.org:8443, "));
     assert!(
         cause.is_some_and(|line| line.contains("opens no network") && line.contains("claude -p")),
         "{without:?}"

@@ -75,7 +75,9 @@ int main(int argc, char **argv) {
     if (argc > 4) {
         struct addrinfo *found;
         int error = getaddrinfo(argv[4], "443", NULL, &found);
-        printf("name: %s\n", error ? gai_strerror(error) : "WORKED");
+        char address[64] = "";
+        if (!error) getnameinfo(found->ai_addr, found->ai_addrlen, address, sizeof address, NULL, 0, NI_NUMERICHOST);
+        printf("name: %s %s\n", error ? gai_strerror(error) : "WORKED", address);
     }
     return 0;
 }

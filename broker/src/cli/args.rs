@@ -110,7 +110,8 @@ pub(crate) struct Run {
     /// A shipped policy, one of ~/.config/keyhatch/policies, or a file.
     #[arg(long, value_name = "NAME|FILE", default_value = "default")]
     pub(crate) policy: String,
-    /// Look at what the command wants and does not get, and say at the end which line of the policy would allow it. Slower.
+    /// Look at paths too that the command wants and does not get, and say at the end which line of the policy would allow
+    /// it. Slower. What is refused of system calls and connections is looked at in any case.
     #[arg(long)]
     pub(crate) explain: bool,
     /// Keep the command's output and print one object: exit code, output, what was used, which limit was hit.

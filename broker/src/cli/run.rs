@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_policies::rules::{Observe, SandboxRules};
 use keyhatch_policies::{Policy, ProjectAccess};
 use keyhatch_protocol::SessionId;
 use rustix::io::FdFlags;
@@ -29,11 +29,14 @@ use crate::control::{OpenedSession, Reply, Request};
 use crate::inside::{Host, Inside};
 use crate::limits::watch::{Traffic, Watch, Watched};
 use crate::limits::{self, Hit};
-use crate::observe::{self, Denial, Observation, View};
+use crate::observe::{self, Attempt, Observation, Seen, View};
 use crate::paths::Paths;
 use crate::session::gitdir;
 use crate::session::report::{Section, SessionReport};
 use crate::{inside, registries, surface, sys};
+
+/// The runner's code for a sandbox that could not be built.
+const NOT_STARTED: i32 = 125;
 
 pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
     run_reported(args).map(|(code, _)| code)
@@ -85,12 +88,18 @@ pub(super) fn run_reported(args: &Run) -> Result<(ExitCode, Option<SessionReport
     let made = Made { opened: &opened, policy: &policy, inside: &inside, project: project.as_deref() };
     let outcome = runtime.block_on(confined(&paths, made, (start, command), (kept.clone(), args.explain)));
     // The session ends with the connection that opened it at the latest, however this process dies.
-    let hits = outcome.as_ref().map(|outcome| outcome.hits.clone()).unwrap_or_default();
-    let denials = outcome.as_ref().map(|outcome| outcome.denials.clone()).unwrap_or_default();
-    let sections = limits::section(&hits).into_iter().chain(observe::section(&denials));
-    let report = conclude(&paths, &opened.session, sections.collect());
+    let hits = outcome.as_ref().map(|(outcome, _)| outcome.hits.clone()).unwrap_or_default();
+    let (outcome, seen) = match outcome {
+        Ok((outcome, seen)) => (Ok(outcome), seen),
+        Err(failure) => (Err(failure), Seen::default()),
+    };
+    let failed = outcome.as_ref().is_ok_and(|outcome| !outcome.ended.status.success());
+    let denials = observe::section(&seen.denials, failed || args.explain);
+    let sections = limits::section(&hits).into_iter().chain(denials).collect();
+    let report = conclude(&paths, &opened.session, (sections, seen.attempts.into_vec()));
     drop(session);
     let outcome = outcome?;
+    advise(args.explain, seen.looked, outcome.ended.status);
     if let Some(kept) = &kept {
         print_json(&RunResult::new(&opened.session, &outcome.ended, &hits, kept, outcome.used))?;
     }
@@ -112,7 +121,6 @@ struct Outcome {
     ended: Ended,
     hits: Vec<Hit>,
     used: Used,
-    denials: Vec<Denial>,
 }
 
 /// The command's own code, or a shell's number for the signal that ended it.
@@ -124,9 +132,30 @@ fn code_of(status: ExitStatus) -> ExitCode {
     }
 }
 
+/// Says how to learn more of a failure, or why nothing can be learned.
+fn advise(explain: bool, looked: bool, status: ExitStatus) {
+    if explain && !looked {
+        eprintln!(
+            "keyhatch: nothing could be explained: the kernel gave no observer, as in containers that have one"
+        );
+    } else if !explain
+        && rustix::termios::isatty(io::stderr())
+        && status.code().is_some_and(|code| code != 0 && code != NOT_STARTED)
+    {
+        // A person reads it; a program that reads standard error is left alone.
+        eprintln!(
+            "keyhatch: it failed; keyhatch run --explain -- CMD also says which files it missed inside"
+        );
+    }
+}
+
 /// Ends the session and says what it did, where there is something to say.
-fn conclude(paths: &Paths, session: &SessionId, sections: Vec<Section>) -> Option<SessionReport> {
-    let request = Request::CloseSession { session: session.clone(), sections };
+fn conclude(
+    paths: &Paths,
+    session: &SessionId,
+    (sections, attempts): (Vec<Section>, Vec<Attempt>),
+) -> Option<SessionReport> {
+    let request = Request::CloseSession { session: session.clone(), sections, attempts };
     match Client::connect(paths).and_then(|mut client| client.ask(request)) {
         Ok(Reply::Report(report)) if report.sections.is_empty() => Some(*report),
         Ok(Reply::Report(report)) => {
@@ -183,8 +212,8 @@ async fn confined(
     paths: &Paths,
     made: Made<'_>,
     (cwd, command): (Option<PathBuf>, Vec<OsString>),
-    (kept, observe): (Option<Arc<Kept>>, bool),
-) -> Result<Outcome, Failure> {
+    (kept, explain): (Option<Arc<Kept>>, bool),
+) -> Result<(Outcome, Seen), Failure> {
     let internal = |what: &'static str| move |error: io::Error| Failure::internal(what, &error);
     let Made { opened, policy, inside, project } = made;
     let helper = beside("keyhatch-helper")?;
@@ -206,26 +235,20 @@ async fn confined(
         command: &command,
         terminal: relayed.terminal.is_some() && rustix::termios::isatty(io::stdin()),
         cgroup: place.is_some(),
-        observe,
+        observe: if explain { Observe::Paths } else { Observe::Refused },
     })?;
     let Relayed { stdio, terminal, outputs } = relayed;
     let signals = Signals::listen()?;
-    let (mut runner, handoff) = start(&rules, stdio)?;
+    let (mut runner, handoff, observer) = start(&rules, stdio)?;
     let pid = runner.id().unwrap_or(0);
     let held = match &place {
         Some(place) => bounds::admit(place, policy, &opened.session, (pid, &handoff)).await?,
         None => None,
     };
-    let observer =
-        if observe { Some(handoff.try_clone().map_err(internal("the hand-off socket"))?) } else { None };
+    let reads = project.filter(|_| policy.sandbox().project == ProjectAccess::Read);
+    let observation =
+        Observation::start(observer, View::of(&rules, reads)).map_err(internal("the observer"))?;
     attach(paths, &opened.session, handoff, &mut runner).await?;
-    let observation = match observer {
-        Some(line) => {
-            let reads = project.filter(|_| policy.sandbox().project == ProjectAccess::Read);
-            Some(observation(line, View::of(&rules, reads)).await?)
-        }
-        None => None,
-    };
     let held = held.map(Held::listen).transpose().map_err(internal("the hand-off socket"))?;
     let mut watch = Watch::start(
         policy,
@@ -261,22 +284,7 @@ async fn confined(
     let children = sys::children_usage();
     let peak = ended.told.peak.unwrap_or_else(|| watch.peak().max(children.largest));
     let used = Used { peak, wall, children };
-    let denials = observation.map(Observation::finish).unwrap_or_default();
-    Ok(Outcome { ended, hits, used, denials })
-}
-
-/// Takes the observer's end of the filter from the runner; none where the runner has no namespaces of its own.
-async fn observation(line: UnixStream, view: View) -> Result<Observation, Failure> {
-    use std::os::fd::AsFd;
-    let received = tokio::task::spawn_blocking(move || sys::receive_descriptors(line.as_fd())).await;
-    let listener = received.ok().and_then(Result::ok).and_then(|mut descriptors| descriptors.pop());
-    let listener = listener.ok_or_else(|| {
-        Failure::unavailable(
-            "nothing can be explained here",
-            "it takes a sandbox with namespaces: keyhatch doctor",
-        )
-    })?;
-    Ok(Observation::start(listener, view))
+    Ok((Outcome { ended, hits, used }, observation.finish()))
 }
 
 /// Finds a program of ours beside this one.
@@ -292,8 +300,11 @@ pub(super) fn beside(name: &str) -> Result<PathBuf, Failure> {
     ))
 }
 
-/// Starts the runner with its rules on one descriptor and a socket for the listeners on another.
-fn start(rules: &SandboxRules, stdio: [std::process::Stdio; 3]) -> Result<(Child, UnixStream), Failure> {
+/// Starts the runner with its rules on one descriptor, and with sockets for the listeners and for the observer.
+fn start(
+    rules: &SandboxRules,
+    stdio: [std::process::Stdio; 3],
+) -> Result<(Child, UnixStream, UnixStream), Failure> {
     let internal = |what: &'static str| move |error: io::Error| Failure::internal(what, &error);
     let text = serde_json::to_vec(rules).map_err(|error| Failure::internal("the sandbox's rules", &error))?;
     // A file in memory: rules are larger than a pipe's buffer, and nobody else can reach them.
@@ -303,8 +314,10 @@ fn start(rules: &SandboxRules, stdio: [std::process::Stdio; 3]) -> Result<(Child
     io::Write::write_all(&mut file, &text).map_err(internal("the sandbox's rules"))?;
     io::Seek::rewind(&mut file).map_err(internal("the sandbox's rules"))?;
     let (ours, theirs) = UnixStream::pair().map_err(internal("a socket pair"))?;
-    let (rules_fd, handoff_fd) = (OwnedFd::from(file), OwnedFd::from(theirs));
-    for descriptor in [&rules_fd, &handoff_fd] {
+    let (observer, observed) = UnixStream::pair().map_err(internal("a socket pair"))?;
+    let (rules_fd, handoff_fd, observer_fd) =
+        (OwnedFd::from(file), OwnedFd::from(theirs), OwnedFd::from(observed));
+    for descriptor in [&rules_fd, &handoff_fd, &observer_fd] {
         rustix::io::fcntl_setfd(descriptor, FdFlags::empty())
             .map_err(|e| Failure::internal("a descriptor", &io::Error::from(e)))?;
     }
@@ -315,6 +328,8 @@ fn start(rules: &SandboxRules, stdio: [std::process::Stdio; 3]) -> Result<(Child
         .arg(rules_fd.as_raw_fd().to_string())
         .arg("--handoff-fd")
         .arg(handoff_fd.as_raw_fd().to_string())
+        .arg("--observer-fd")
+        .arg(observer_fd.as_raw_fd().to_string())
         .stdin(input)
         .stdout(output)
         .stderr(error)
@@ -324,7 +339,7 @@ fn start(rules: &SandboxRules, stdio: [std::process::Stdio; 3]) -> Result<(Child
         runner.arg("--as-root");
     }
     let child = runner.spawn().map_err(internal("cannot start keyhatch-run"))?;
-    Ok((child, ours))
+    Ok((child, ours, observer))
 }
 
 /// Passes the sandbox's sockets from the runner to the broker.

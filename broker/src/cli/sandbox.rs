@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use keyhatch_policies::rules::{FileInside, Limits, Mount, SandboxRules};
+use keyhatch_policies::rules::{FileInside, Limits, Mount, Observe, SandboxRules};
 use keyhatch_policies::{Policy, SessionLimits};
 
 use super::Failure;
@@ -74,8 +74,8 @@ pub(super) struct Plan<'p> {
     pub(super) terminal: bool,
     /// Whether a cgroup limits memory, processes and processor.
     pub(super) cgroup: bool,
-    /// Whether what is refused is explained.
-    pub(super) observe: bool,
+    /// What is looked at, to explain what fails.
+    pub(super) observe: Observe,
 }
 
 /// The user's home, and where it is inside.
@@ -112,7 +112,7 @@ pub(super) fn rules(plan: &Plan<'_>) -> Result<SandboxRules, Failure> {
         terminal: *terminal,
         limits: limits(policy.session_limits(), *cgroup),
         cgroup: *cgroup,
-        observe: *observe,
+        observe: Some(*observe),
         quiet: false,
         require: policy.sandbox().require.clone(),
         fallback: fallback(opened),
@@ -190,7 +190,7 @@ fn system_files(user: &str, home: &Path) -> Vec<FileInside> {
         file("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),
         file("/etc/hostname", "sandbox\n".to_owned()),
         file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
-        // The broker answers there, at once and with "no such name": tools that know no proxy fail fast and leave a trace.
+        // The broker answers there, at once: tools that know no proxy fail fast and leave a trace.
         file("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n".to_owned()),
     ]
 }

@@ -56,13 +56,20 @@ fn show(args: &ShowSession) -> Result<ExitCode, Failure> {
         let about = [observe::SECTION, "network", "limits"];
         report.sections.retain(|section| about.contains(&section.name.as_str()));
     }
+    if args.denials {
+        for section in &mut report.sections {
+            if section.name == observe::SECTION {
+                section.lines = observe::whole(section);
+            }
+        }
+    }
     match (args.json, args.network) {
         (true, _) => print_json(&report)?,
         (false, true) => print(&network(&report))?,
         (false, false) => print(&surface::report(&report))?,
     }
     if args.denials && !args.json && report.sections.is_empty() {
-        let hint = "keyhatch run --explain looks at paths and system calls too";
+        let hint = "keyhatch run --explain looks at paths too";
         print(&format!(
             "  nothing was seen to be refused; {hint}
 "

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::approval::{Asked, Grant, Scope, seconds};
+use crate::observe::Attempt;
 use crate::registries::Answer;
 use crate::session::report::{Section, SessionReport};
 use crate::signer::LockedKey;
@@ -65,6 +66,8 @@ pub enum Request {
         session: SessionId,
         /// What the command that ran it knows.
         sections: Vec<Section>,
+        /// Connections that it saw processes try past the proxy.
+        attempts: Vec<Attempt>,
     },
     /// Shows what a session did, or has done so far.
     ShowSession {

@@ -89,10 +89,12 @@ async fn answer(stream: &mut UnixStream, broker: &Arc<Broker>, request: Request)
         Request::OpenSession { project, policy_origin, policy, registries } => {
             return open_session(stream, broker, (project, policy_origin, policy), registries).await;
         }
-        Request::CloseSession { session, sections } => match broker.end(&session, sections).await {
-            Some(report) => Reply::Report(Box::new(report)),
-            None => failed("no such session is open", "keyhatch session list names the open ones"),
-        },
+        Request::CloseSession { session, sections, attempts } => {
+            match broker.end(&session, (sections, attempts)).await {
+                Some(report) => Reply::Report(Box::new(report)),
+                None => failed("no such session is open", "keyhatch session list names the open ones"),
+            }
+        }
         Request::ShowSession { session } => show_session(broker, &session),
         Request::AttachSockets { session, runner } => attach(stream, broker, (&session, runner)).await,
         Request::Pending { wait } => pending(stream, broker, wait).await?,
@@ -179,14 +181,14 @@ async fn open_session(
         .and_then(|()| intake::listen(broker, &session))
         .and_then(|()| ssh_agent::listen(broker, &session));
     if let Err(error) = listening {
-        broker.end(&id, Vec::new()).await;
+        broker.end(&id, Default::default()).await;
         return Some(failed(&chain(&error), "check that the runtime directory's path is short"));
     }
     if let Some(on_host) = furniture.on_host {
         front::listen_on_host(broker, &session, on_host);
     }
     if let Err(error) = network::publish(&session) {
-        broker.end(&id, Vec::new()).await;
+        broker.end(&id, Default::default()).await;
         return Some(failed(
             &chain(&error),
             "another program or session uses it: end that, or publish another port",
@@ -197,7 +199,7 @@ async fn open_session(
         let mut rest = [0; 64];
         while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
     }
-    broker.end(&id, Vec::new()).await;
+    broker.end(&id, Default::default()).await;
     None
 }
 

@@ -65,6 +65,8 @@ impl NoWay {
 
 /// Opens a connection for a session, or says why not. `from` is the session's end of its connection to the proxy.
 pub(super) async fn open(served: &Served, asked: &Destination, from: SocketAddr) -> Result<Open, NoWay> {
+    // A tool that resolves by itself and then asks the proxy for an address means the name.
+    let asked = &served.network().meant(asked);
     let name = asked.to_string();
     match attempt(served, asked, &name).await {
         Ok((stream, permit)) => Ok(Open { stream, permit, name }),

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! http, socks ─► door (judge, limits, audit, resolve, look at the address, connect) ─► tunnel
-//! names: answers nothing, remembers what was asked     local: published ports, services of the host
+//! names: stand-ins that lead nowhere ─► past: who went by the proxy     local: published ports, services of the host
 //! ```
 
 pub mod address;
@@ -15,21 +15,24 @@ mod door;
 mod http;
 mod local;
 mod names;
+mod past;
 pub mod plan;
-mod process;
+pub mod process;
 pub mod report;
 mod socks;
+mod stand_in;
 pub mod tally;
 mod tunnel;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use keyhatch_policies::network::{Network, RegistryHost};
+use keyhatch_protocol::{Destination, DnsName};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 
@@ -37,6 +40,7 @@ use crate::broker::Broker;
 use crate::front::{self, ListenError};
 use crate::session::Session;
 use plan::Purpose;
+use stand_in::StandIns;
 use tally::Tally;
 use tunnel::Budget;
 
@@ -65,6 +69,8 @@ pub struct SessionNetwork {
     dialers: Mutex<local::Dialers>,
     /// A process in the sandbox's network, to look others up through; 0 while there is none.
     member: AtomicU32,
+    /// Names that were asked for inside.
+    stand_ins: Mutex<StandIns>,
 }
 
 impl SessionNetwork {
@@ -81,7 +87,18 @@ impl SessionNetwork {
             accepted: Arc::new(Semaphore::new(limits.connections + MAX_WAITING)),
             dialers: Mutex::default(),
             member: AtomicU32::new(0),
+            stand_ins: Mutex::default(),
         }
+    }
+
+    /// The name that is meant by an address that stands for one.
+    fn meant(&self, asked: &Destination) -> Destination {
+        self.stand_ins.lock().unwrap_or_else(PoisonError::into_inner).meant(asked)
+    }
+
+    /// The address that stands for a name inside.
+    fn stand_in(&self, name: &DnsName) -> Option<Ipv4Addr> {
+        self.stand_ins.lock().unwrap_or_else(PoisonError::into_inner).of(name)
     }
 
     fn member(&self) -> Option<u32> {
@@ -110,6 +127,7 @@ pub fn publish(session: &Arc<Session>) -> Result<(), PublishError> {
 }
 
 pub use local::PublishError;
+pub use past::settle;
 
 /// Serves the sockets of a session's own network, which its runner made and handed over in the plan's order.
 ///

@@ -1,10 +1,10 @@
-//! Questions for names inside a sandbox: answered at once with "no such name", and remembered.
+//! Questions for names inside a sandbox: answered at once with an address that leads nowhere, and remembered.
 //!
 //! Tools that know the proxy never ask. One that asks knows no proxy, and would otherwise hang for ten seconds and leave
-//! no trace: the answer makes it fail fast, and the name makes the cause findable. Nothing is resolved, so no data leaves
-//! in a question.
+//! no trace: its connection to the answer fails at once, and tells which port it wanted. Nothing is resolved, so no data
+//! leaves in a question.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use keyhatch_policies::network::NetworkMode;
@@ -18,6 +18,10 @@ use super::tally::Miss;
 
 /// Longest question: RFC 1035 4.2.1, without extensions.
 const MAX_QUESTION: usize = 512;
+/// How long a resolver may remember an answer, in seconds: it is the same as long as the session lives.
+const REMEMBERED: u32 = 60;
+/// Type A and class IN, RFC 1035 3.2.
+const ADDRESS: [u8; 4] = [0, 1, 0, 1];
 /// The header, RFC 1035 4.1.1.
 const HEADER: usize = 12;
 
@@ -35,7 +39,9 @@ pub(super) async fn serve(served: Arc<Served>, socket: UdpSocket) {
         if question.name.as_ref().is_some_and(is_somewhere) {
             note(&served, &question, from).await;
         }
-        if let Err(error) = socket.send_to(&question.no_such_name(), from).await {
+        let stand_in = question.name.as_ref().and_then(|name| served.network().stand_in(name));
+        let answer = stand_in.map_or_else(|| question.no_such_name(), |address| question.answer(address));
+        if let Err(error) = socket.send_to(&answer, from).await {
             tracing::debug!(%error, "a question's answer was not taken");
         }
     }
@@ -57,7 +63,7 @@ async fn note(served: &Served, question: &Question<'_>, from: SocketAddr) {
         ),
         NetworkMode::None | NetworkMode::Host => "the policy opens no network".to_owned(),
     };
-    // Which port it wanted is not known: it never came so far.
+    // Which port it wants is not known before it connects; some tools never do.
     let listed = rules.allow.iter().any(|entry| entry.pattern.names(host));
     let line = (!listed).then(|| format!("[network] allow = [\"{name}:443\"], or the port that it needs"));
     if served.network().tally.missed(name, Miss::Refused, (&reason, line.as_deref())) {
@@ -102,6 +108,24 @@ impl<'m> Question<'m> {
         Some(Self { bytes: message.get(..end)?, name })
     }
 
+    /// The same question with an address; with nothing where another kind of record was asked for (RFC 2308 2.2).
+    fn answer(&self, address: Ipv4Addr) -> Vec<u8> {
+        let mut answer = self.bytes.to_vec();
+        answer[2] = 0x80 | (answer[2] & 0x79);
+        answer[3] = 0x80;
+        let is_asked_for = self.bytes.ends_with(&ADDRESS);
+        answer[4..HEADER].copy_from_slice(&[0, 1, 0, u8::from(is_asked_for), 0, 0, 0, 0]);
+        if is_asked_for {
+            // The name is the question's, by a pointer to it (RFC 1035 4.1.4).
+            answer.extend_from_slice(&[0xc0, 0x0c]);
+            answer.extend_from_slice(&ADDRESS);
+            answer.extend_from_slice(&REMEMBERED.to_be_bytes());
+            answer.extend_from_slice(&[0, 4]);
+            answer.extend_from_slice(&address.octets());
+        }
+        answer
+    }
+
     /// The same question with NXDOMAIN: resolvers ask again after anything milder.
     fn no_such_name(&self) -> Vec<u8> {
         let mut answer = self.bytes.to_vec();
@@ -127,13 +151,23 @@ mod tests {
     }
 
     #[test]
-    fn every_question_is_answered_with_no_such_name() {
+    fn a_question_is_answered_with_no_such_name_or_with_what_stands_for_it() {
         let message = query(&[b"API", b"example", b"org"]);
         let question = Question::parse(&message).expect("a question");
         assert_eq!(question.name.as_ref().map(DnsName::as_str), Some("api.example.org"));
         let answer = question.no_such_name();
         assert_eq!(answer[..HEADER], [0xab, 0xcd, 0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0]);
         assert_eq!(answer[HEADER..], message[HEADER..message.len() - 3]);
+        let answer = question.answer(Ipv4Addr::new(198, 18, 0, 1));
+        assert_eq!(answer[..HEADER], [0xab, 0xcd, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+        assert_eq!(answer[message.len() - 3..], [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 198, 18, 0, 1]);
+        // AAAA: there is such a name, and no such address.
+        let mut message = message;
+        let at = message.len() - 6;
+        message[at] = 28;
+        let question = Question::parse(&message).expect("a question");
+        let answer = question.answer(Ipv4Addr::new(198, 18, 0, 1));
+        assert_eq!((&answer[3..8], answer.len()), (&[0x80, 0, 1, 0, 0][..], message.len() - 3));
     }
 
     #[test]

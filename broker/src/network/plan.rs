@@ -25,7 +25,7 @@ pub enum Purpose {
     FrontEnd,
     /// The proxy.
     Proxy,
-    /// Questions for names, which are answered with "no such name".
+    /// Questions for names, which are answered with addresses that lead nowhere.
     Names,
     /// A service of the host.
     Service(SocketAddr),

@@ -55,6 +55,12 @@ fn inode_of(line: &str, port: u16) -> Option<&str> {
     (same && inode != "0").then_some(inode)
 }
 
+/// Names a process or thread by its number here.
+#[must_use]
+pub fn named(pid: u32) -> Option<String> {
+    name(Path::new(&format!("/proc/{pid}")))
+}
+
 fn name(process: &Path) -> Option<String> {
     let line = fs::read(process.join("cmdline")).ok()?;
     let line = String::from_utf8_lossy(&line).replace('\0', " ");

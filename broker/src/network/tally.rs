@@ -123,6 +123,11 @@ impl Tally {
         first && listed
     }
 
+    /// Forgets what was counted under a name: it is counted anew under a better one.
+    pub fn forget(&self, destination: &str) {
+        self.lock().destinations.remove(destination);
+    }
+
     /// Names a process that asked.
     pub fn asked_by(&self, destination: &str, process: String) {
         if let Some(count) = self.lock().destinations.get_mut(destination)

@@ -3,14 +3,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_policies::rules::{NetworkInside, SandboxRules};
 use keyhatch_policies::tool_line;
 use keyhatch_protocol::text::shown;
 use rustix::fs::{Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstatvfs, openat2};
 
 use super::Denial;
-use super::request::Request;
-use crate::sys::Notification;
 
 /// What a sandbox was made of, as far as it explains what is missing.
 #[derive(Debug, Clone)]
@@ -22,6 +20,8 @@ pub struct View {
     shown: Vec<PathBuf>,
     /// Where the project is, when it can only be read.
     read_only_project: Option<PathBuf>,
+    /// Whether there is no network but the session's own.
+    pub(super) own_network: bool,
 }
 
 impl View {
@@ -38,6 +38,7 @@ impl View {
             shown: shown.collect(),
             hidden,
             read_only_project: read_only_project.map(Path::to_owned),
+            own_network: rules.network != NetworkInside::Host,
         }
     }
 }
@@ -46,25 +47,13 @@ impl View {
 const OWN_PLACES: &[&str] = &["/proc", "/dev", "/sys", "/tmp", "/run/keyhatch"];
 
 /// What the command misses there; none where it gets it, or where the host has not got it either.
-pub(super) fn missing(request: &Request, view: &View) -> Option<Denial> {
-    match request {
-        Request::Address(address) if address.ip().is_loopback() || address.port() == 0 => None,
-        Request::Address(address) => Some(Denial {
-            program: String::new(),
-            object: address.to_string(),
-            why: "there is no network but the proxy, which is asked by name".into(),
-            line: Some(format!("[network] allow = [\"HOST:{}\"]", address.port())),
-        }),
-        Request::Path { pid, path, writes } => {
-            let own = OWN_PLACES.iter().any(|place| path.starts_with(place));
-            let of_the_host =
-                [&view.home].into_iter().chain(&view.shown).any(|place| path.starts_with(place));
-            if (own && !of_the_host) || !path.is_absolute() {
-                return None;
-            }
-            missing_path(*pid, path, *writes, view)
-        }
+pub(super) fn missing((pid, path, writes): (u32, &Path, bool), view: &View) -> Option<Denial> {
+    let own = OWN_PLACES.iter().any(|place| path.starts_with(place));
+    let of_the_host = [&view.home].into_iter().chain(&view.shown).any(|place| path.starts_with(place));
+    if (own && !of_the_host) || !path.is_absolute() {
+        return None;
     }
+    missing_path(pid, path, writes, view)
 }
 
 fn missing_path(pid: u32, path: &Path, writes: bool, view: &View) -> Option<Denial> {
@@ -117,31 +106,4 @@ fn open_inside(pid: u32, path: &Path) -> Option<OwnedFd> {
 
 fn is_read_only(found: &OwnedFd) -> bool {
     fstatvfs(found).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
-}
-
-/// A system call that is refused whatever its arguments.
-pub(super) fn refused_call(call: &Notification) -> Denial {
-    Denial {
-        program: String::new(),
-        object: format!("system call {}", name(call.call)),
-        why: "it reaches past the sandbox's walls".into(),
-        line: None,
-    }
-}
-
-/// The names of those that programs try.
-fn name(call: i64) -> String {
-    macro_rules! names {
-        ($($name:ident)*) => { &[$((libc::$name, stringify!($name))),*] };
-    }
-    const NAMES: &[(i64, &str)] = names!(
-        SYS_unshare SYS_setns SYS_mount SYS_umount2 SYS_pivot_root SYS_chroot SYS_move_mount SYS_open_tree SYS_fsopen
-        SYS_fsmount SYS_fsconfig SYS_mount_setattr SYS_bpf SYS_perf_event_open SYS_userfaultfd SYS_keyctl SYS_add_key
-        SYS_request_key SYS_open_by_handle_at SYS_name_to_handle_at SYS_fanotify_init SYS_init_module
-        SYS_finit_module SYS_delete_module SYS_kexec_load SYS_reboot SYS_swapon SYS_swapoff SYS_acct SYS_quotactl
-        SYS_syslog SYS_sethostname SYS_settimeofday SYS_clock_settime SYS_adjtimex SYS_clock_adjtime SYS_ptrace
-        SYS_process_vm_readv SYS_process_vm_writev SYS_pidfd_getfd SYS_kcmp SYS_vhangup
-    );
-    let known = NAMES.iter().find(|(number, _)| *number == call);
-    known.map_or_else(|| format!("number {call}"), |(_, name)| name.trim_start_matches("SYS_").to_owned())
 }

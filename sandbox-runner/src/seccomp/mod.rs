@@ -4,7 +4,7 @@
 //! starts. Nothing is computed at start: the programs are constants.
 
 mod allowed;
-mod observed;
+pub mod observed;
 pub mod program;
 mod refused;
 pub mod table;
@@ -24,28 +24,30 @@ pub static LANDLOCKED: Program = Program::compile(table::LANDLOCKED);
 pub static SOCKETLESS: Program = Program::compile(table::SOCKETLESS);
 
 /// A filter that is chosen, not yet enforced.
-pub(crate) struct Filter(&'static Program);
+pub(crate) struct Filter(Tier);
 
 /// Chooses the filter of a tier.
-pub(crate) fn prepare(tier: Tier) -> Filter {
-    Filter(match tier {
-        Tier::A => &NAMESPACED,
-        Tier::B => &LANDLOCKED,
-        Tier::C => &SOCKETLESS,
-    })
+pub(crate) const fn prepare(tier: Tier) -> Filter {
+    Filter(tier)
 }
 
 impl Filter {
     /// Enforces it on this process and everything it starts. `no_new_privs` must be set.
     pub(crate) fn enforce(self, observer: Observer) -> Result<(), RunError> {
-        if observer.is_wanted() {
-            let listener = sys::load_observed_filter(observed::program().steps());
-            return observer.hand_over(&listener.map_err(|source| RunError::Filter { source })?);
+        let failed = |source| RunError::Filter { source };
+        if let Some(program) = mutation::filter() {
+            return sys::load_filter(program.steps()).map_err(failed);
         }
-        let loaded = match mutation::filter() {
-            Some(program) => sys::load_filter(program.steps()),
-            None => sys::load_filter(self.0.steps()),
+        let observed = observer.kind().map(|kind| observed::program(self.0, kind));
+        // A kernel takes one observer a process: in a container that has one, what is refused is refused without words.
+        if let Some(Ok(listener)) = observed.map(|program| sys::load_observed_filter(program.steps())) {
+            return observer.hand_over(&listener);
+        }
+        let program = match self.0 {
+            Tier::A => &NAMESPACED,
+            Tier::B => &LANDLOCKED,
+            Tier::C => &SOCKETLESS,
         };
-        loaded.map_err(|source| RunError::Filter { source })
+        sys::load_filter(program.steps()).map_err(failed)
     }
 }

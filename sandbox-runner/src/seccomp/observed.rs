@@ -1,53 +1,74 @@
-//! Observing: with `keyhatch run --explain` somebody outside looks at calls that name a path or an address, and answers
-//! those that are refused.
+//! Observing: somebody outside looks at calls, so that the user learns at the end why something failed.
 //!
-//! Nothing more is allowed than without: what is looked at goes on in the kernel as it would have, what is refused for its
-//! arguments is refused by the kernel as ever, and what is refused altogether is refused by the observer's answer. Where
-//! the observer is gone, the kernel answers ENOSYS.
+//! Nothing more is allowed than without. What is refused is refused by the observer's answer, which depends on the call's
+//! number alone; where the observer is gone, by the kernel (ENOSYS). What goes on in the kernel once it was looked at
+//! ([`CONNECTS`], [`NAMES_A_PATH`]) is never refused by an observer: with bad arguments, the kernel itself refuses it.
+
+use keyhatch_policies::rules::Observe;
 
 use super::program::Program;
-use super::table::{Call, NAMESPACED, Verdict, calls, verdicts};
+use super::table::{Call, Entry, LANDLOCKED, MAX_CALLS, NAMESPACED, SOCKETLESS, Verdict, calls, verdicts};
+use crate::tier::Tier;
 
-/// Calls that are looked at.
-const LOOKED_AT: &[Call] = calls!(SYS_openat SYS_execve SYS_connect SYS_mkdirat SYS_unlinkat SYS_renameat2);
+/// Looked at in namespaces, whatever becomes of it: tools that know no proxy are found by where they connect.
+pub const CONNECTS: &[Call] = calls!(SYS_connect);
 
-/// The same, under numbers that only older architectures have.
+/// Looked at with `keyhatch run --explain`.
 #[cfg(target_arch = "x86_64")]
-const LOOKED_AT_OLD: &[Call] = calls!(SYS_open SYS_mkdir SYS_unlink SYS_rename);
+pub const NAMES_A_PATH: &[Call] = calls!(SYS_openat SYS_execve SYS_mkdirat SYS_unlinkat SYS_renameat2 SYS_open SYS_mkdir SYS_unlink SYS_rename);
+/// Looked at with `keyhatch run --explain`.
 #[cfg(not(target_arch = "x86_64"))]
-const LOOKED_AT_OLD: &[Call] = &[];
+pub const NAMES_A_PATH: &[Call] = calls!(SYS_openat SYS_execve SYS_mkdirat SYS_unlinkat SYS_renameat2);
 
-/// The filter of tier A, with an observer.
-pub(super) fn program() -> Program {
-    let mut verdicts = verdicts(NAMESPACED);
-    for verdict in &mut verdicts {
-        if matches!(verdict, Verdict::Refuse) {
-            *verdict = Verdict::Observe;
-        }
+static TIER_A: Program = Program::of(&observed(NAMESPACED, &[CONNECTS]));
+static TIER_A_PATHS: Program = Program::of(&observed(NAMESPACED, &[CONNECTS, NAMES_A_PATH]));
+static TIER_B: Program = Program::of(&observed(LANDLOCKED, &[]));
+static TIER_C: Program = Program::of(&observed(SOCKETLESS, &[]));
+
+/// The filter of a tier, with an observer. Without namespaces there is no inside to compare paths with, and no network.
+#[must_use]
+pub fn program(tier: Tier, kind: Observe) -> &'static Program {
+    match (tier, kind) {
+        (Tier::A, Observe::Refused) => &TIER_A,
+        (Tier::A, Observe::Paths) => &TIER_A_PATHS,
+        (Tier::B, _) => &TIER_B,
+        (Tier::C, _) => &TIER_C,
     }
-    for call in LOOKED_AT.iter().chain(LOOKED_AT_OLD) {
-        let verdict = &mut verdicts[call.number as usize];
-        *verdict = match *verdict {
-            Verdict::Allow => Verdict::Observe,
-            Verdict::RefuseWhen(clauses) => Verdict::ObserveUnless(clauses),
-            // The observer would let it go on: a test holds that no such call is listed.
-            other => other,
-        };
-    }
-    Program::of(&verdicts)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_call_that_is_refused_is_looked_at_and_let_go_on() {
-        let verdicts = verdicts(NAMESPACED);
-        for call in LOOKED_AT.iter().chain(LOOKED_AT_OLD) {
-            let verdict = verdicts[call.number as usize];
-            assert!(matches!(verdict, Verdict::Allow | Verdict::RefuseWhen(_)), "{}: {verdict:?}", call.name);
+/// The verdicts of some layers, with an observer for what they refuse and for calls that are looked at.
+const fn observed(layers: &[&[Entry]], looked_at: &[&[Call]]) -> [Verdict; MAX_CALLS] {
+    let mut verdicts = verdicts(layers);
+    let mut number = 0;
+    while number < MAX_CALLS {
+        verdicts[number] = match (verdicts[number], is_among(number, &[CONNECTS, NAMES_A_PATH])) {
+            (Verdict::Refuse, false) => Verdict::Observe,
+            (Verdict::RefuseWhen(clauses), false) => Verdict::ObserveWhen(clauses),
+            (other, _) => other,
+        };
+        if is_among(number, looked_at) {
+            verdicts[number] = match verdicts[number] {
+                Verdict::Allow => Verdict::Observe,
+                Verdict::RefuseWhen(clauses) => Verdict::ObserveUnless(clauses),
+                other => other,
+            };
         }
-        assert!(program().steps().len() > 100);
+        number += 1;
     }
+    verdicts
+}
+
+const fn is_among(number: usize, lists: &[&[Call]]) -> bool {
+    let mut list = 0;
+    while list < lists.len() {
+        let mut call = 0;
+        while call < lists[list].len() {
+            if lists[list][call].number as usize == number {
+                return true;
+            }
+            call += 1;
+        }
+        list += 1;
+    }
+    false
 }

@@ -32,6 +32,7 @@ const NATIVE: u32 = 0xC000_003E; // AUDIT_ARCH_X86_64
 const NATIVE: u32 = 0xC000_00B7; // AUDIT_ARCH_AARCH64
 
 const REFUSED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+const OBSERVED: u32 = libc::SECCOMP_RET_USER_NOTIF;
 const ABSENT: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
 /// A program that the kernel takes.
@@ -127,31 +128,32 @@ impl Program {
             Verdict::Allow => self.push(step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW)),
             Verdict::Refuse => self.push(step(RETURN, 0, 0, REFUSED)),
             Verdict::Absent => self.push(step(RETURN, 0, 0, ABSENT)),
-            Verdict::Observe => self.push(step(RETURN, 0, 0, libc::SECCOMP_RET_USER_NOTIF)),
-            Verdict::RefuseWhen(clauses) => self.clauses(clauses, libc::SECCOMP_RET_ALLOW),
-            Verdict::ObserveUnless(clauses) => self.clauses(clauses, libc::SECCOMP_RET_USER_NOTIF),
+            Verdict::Observe => self.push(step(RETURN, 0, 0, OBSERVED)),
+            Verdict::RefuseWhen(clauses) => self.clauses(clauses, (REFUSED, libc::SECCOMP_RET_ALLOW)),
+            Verdict::ObserveWhen(clauses) => self.clauses(clauses, (OBSERVED, libc::SECCOMP_RET_ALLOW)),
+            Verdict::ObserveUnless(clauses) => self.clauses(clauses, (REFUSED, OBSERVED)),
         }
     }
 
-    /// Refuses where one of them holds; else answers as said.
-    const fn clauses(&mut self, clauses: &[&[Test]], otherwise: u32) {
+    /// Gives one answer where one of them holds, else the other.
+    const fn clauses(&mut self, clauses: &[&[Test]], (holds, otherwise): (u32, u32)) {
         let mut clause = 0;
         while clause < clauses.len() {
-            self.clause(clauses[clause]);
+            self.clause(clauses[clause], holds);
             clause += 1;
         }
         self.push(step(RETURN, 0, 0, otherwise));
     }
 
-    /// Refuses where all tests hold; else goes on behind itself.
-    const fn clause(&mut self, tests: &[Test]) {
+    /// Answers where all tests hold; else goes on behind itself.
+    const fn clause(&mut self, tests: &[Test], holds: u32) {
         let end = self.length + clause_length(tests);
         let mut index = 0;
         while index < tests.len() {
             self.test(&tests[index], end);
             index += 1;
         }
-        self.push(step(RETURN, 0, 0, REFUSED));
+        self.push(step(RETURN, 0, 0, holds));
         assert!(self.length == end, "a clause is as long as it was said to be");
     }
 
@@ -200,6 +202,7 @@ const fn ranges(verdicts: &[Verdict; MAX_CALLS]) -> ([Range; MAX_CALLS], usize) 
             (verdicts[number - 1], verdicts[number]),
             (Verdict::Allow, Verdict::Allow)
                 | (Verdict::Refuse, Verdict::Refuse)
+                | (Verdict::Observe, Verdict::Observe)
                 | (Verdict::Absent, Verdict::Absent)
         );
         if !same {

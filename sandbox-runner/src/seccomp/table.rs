@@ -20,6 +20,8 @@ pub enum Verdict {
     Observe,
     /// EPERM where all tests of one of these clauses hold; else as [`Verdict::Observe`].
     ObserveUnless(&'static [&'static [Test]]),
+    /// As [`Verdict::Observe`] where all tests of one of these clauses hold; else the kernel does it.
+    ObserveWhen(&'static [&'static [Test]]),
     /// EPERM where all tests of one of these clauses hold; else the kernel does it.
     RefuseWhen(&'static [&'static [Test]]),
 }
