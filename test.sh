@@ -21,6 +21,7 @@ iproute2       /usr/sbin/ip       two machines on a wire, for tests of the netwo
 nodejs         /usr/bin/node      servers of that network, and what agents are written in
 npm            /usr/bin/npm       agents and packages from the registry
 python3-pip    /usr/bin/pip3      packages from the registry
+golang-1.19-go /usr/lib/go-1.19/bin/go  a go that fetches modules
 python3        /usr/bin/python3   the actor that tries to get out of the sandbox
 gnome-keyring  /usr/bin/gnome-keyring-daemon  a real Secret Service, for credentials that keyhatch keeps
 dbus           /usr/bin/dbus-daemon           the bus that it is reached through

@@ -51,11 +51,16 @@ fn toolchain(world: &World) -> PathBuf {
             }
         }
     }
+    // The standard library and the linker, for programs of this machine's kind.
+    let own = format!("lib/rustlib/{}-unknown-linux-gnu", std::env::consts::ARCH);
+    std::fs::create_dir_all(copy.join("lib/rustlib")).expect("a directory");
+    let copied = Command::new("cp").arg("-r").arg(sysroot.join(&own)).arg(copy.join(&own)).status();
+    assert!(copied.expect("cp runs").success());
     copy
 }
 
 #[test]
-fn npm_pip_and_cargo_fetch_from_the_users_own_registries_and_reach_nothing_else() {
+fn npm_pip_and_cargo_install_and_build_from_the_users_own_registries_and_reach_nothing_else() {
     for (program, package) in [("/usr/bin/npm", "npm"), ("/usr/bin/pip3", "python3-pip")] {
         assert!(Path::new(program).exists(), "{package} is missing: run ./test.sh, which installs it");
     }
@@ -65,11 +70,11 @@ fn npm_pip_and_cargo_fetch_from_the_users_own_registries_and_reach_nothing_else(
     world.policy("build", &policy);
     let project = world.project("p", "https://h.example/p.git");
     let rust = toolchain(&world);
-    world.write("p/Cargo.toml", "[package]\nname = \"p\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[dependencies]\nitoa = \"1\"\n[lib]\npath = \"lib.rs\"\n");
-    world.write("p/lib.rs", "");
+    world.write("p/Cargo.toml", "[package]\nname = \"p\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[dependencies]\nitoa = \"1\"\n[[bin]]\nname = \"p\"\npath = \"main.rs\"\n");
+    world.write("p/main.rs", "fn main() { println!(\"built {}\", itoa::Buffer::new().format(4711)) }\n");
     let script = "npm install --no-audit --no-fund --no-update-notifier is-number@7.0.0 && ls node_modules; \
                   pip3 install --disable-pip-version-check --target py six==1.16.0 && ls py; \
-                  cargo fetch; echo cargo $?; ls /tmp /nonexistent 2>/dev/null; \
+                  cargo build --quiet; echo cargo $?; target/debug/p; ls /tmp /nonexistent 2>/dev/null; \
                   curl -sS https://elsewhere.example.org/";
     let run = || {
         let mut command = world.command(world.path("bin/keyhatch"));
@@ -83,7 +88,7 @@ fn npm_pip_and_cargo_fetch_from_the_users_own_registries_and_reach_nothing_else(
     };
     let ran = run();
     assert!(ran.stdout.contains("is-number") && ran.stdout.contains("six.py"), "{ran:?}");
-    assert!(ran.stdout.contains("cargo 0"), "{ran:?}");
+    assert!(ran.stdout.contains("cargo 0\nbuilt 4711\n"), "{ran:?}");
     assert!(ran.stderr.contains("elsewhere.example.org:443, once (by curl"), "{ran:?}");
     assert!(ran.stderr.contains("[network] allow = [\"elsewhere.example.org:443\"]"), "{ran:?}");
     // Every host that was reached is one that a tool named.
@@ -99,6 +104,54 @@ fn npm_pip_and_cargo_fetch_from_the_users_own_registries_and_reach_nothing_else(
     for host in reached {
         assert!(told.contains(&format!("\"{host}\"")), "{host}: {told}");
     }
+}
+
+/// Makes a module as a proxy serves it (`GOPROXY` protocol): list, information, go.mod and an archive.
+const MODULE: &str = "\
+import os, zipfile
+at = 'files/modules/example.net/hello/@v'
+os.makedirs(at)
+mod = 'module example.net/hello\\n'
+for name, text in [('list', 'v1.0.0\\n'), ('v1.0.0.info', '{\"Version\":\"v1.0.0\"}'), ('v1.0.0.mod', mod)]:
+    open(f'{at}/{name}', 'w').write(text)
+with zipfile.ZipFile(f'{at}/v1.0.0.zip', 'w') as archive:
+    archive.writestr('example.net/hello@v1.0.0/go.mod', mod)
+    archive.writestr('example.net/hello@v1.0.0/hello.go', 'package hello\\nconst Word = \"from a module\"\\n')
+";
+
+#[test]
+fn go_builds_with_a_module_from_the_proxy_that_the_user_configured() {
+    const GO: &str = "/usr/lib/go-1.19/bin";
+    assert!(Path::new(GO).exists(), "golang-1.19-go is missing: run ./test.sh, which installs it");
+    let world = World::new();
+    let net = TestNet::new(&world);
+    let _modules = net.serve("http", 8080, &[]);
+    let mut make = world.command("python3");
+    make.current_dir(world.path("net")).args(["-c", MODULE]);
+    world.spawn(make).finish().ok();
+    world.policy("go", &network_policy("go", "[network]\nregistries = [\"go\"]"));
+    let project = world.project("p", "https://h.example/p.git");
+    world.write("p/go.mod", "module p\n");
+    world.write(
+        "p/main.go",
+        "package main\nimport \"example.net/hello\"\nfunc main() { println(\"built\", hello.Word) }\n",
+    );
+    // The user's own setting is in go's file of settings, which no session sees.
+    world.make_directory("home/.config/go");
+    world.write("home/.config/go/env", "GOPROXY=http://web.example.org:8080/files/modules\nGOSUMDB=off\n");
+    let script = format!(
+        "export PATH=$PATH:{GO}; go get example.net/hello@v1.0.0 && go build -o p . && ./p; \
+         GOPROXY=http://files.example.org:8080/files/modules GOFLAGS=-modcacherw go get example.net/other@v1.0.0; echo other $?"
+    );
+    let mut command = net.command(&project, world.path("bin/keyhatch"));
+    command.args(["run", "--policy", "go", "--", "bash", "-c", &script]);
+    command.env("PATH", format!("{GO}:/usr/local/bin:/usr/bin:/bin"));
+    let ran = world.spawn(command).finish();
+    assert!(ran.stderr.contains("built from a module") && ran.stdout.contains("other 1"), "{ran:?}");
+    assert!(ran.stderr.contains("files.example.org:8080, "), "{ran:?}");
+    let arrived = net.arrived();
+    let from_the_proxy = |line: &String| line.starts_with("http 8080 GET /files/modules/example.net/");
+    assert!(!arrived.is_empty() && arrived.iter().all(from_the_proxy), "{arrived:?}");
 }
 
 /// The agent, from the registry, into the tree's own target directory.

@@ -27,6 +27,8 @@ const KEPT: &[&str] = &[
     "CARGO_HTTP_CAINFO",
     "GOENV",
     "GONOPROXY",
+    "GONOSUMDB",
+    "GOPRIVATE",
     "GOPROXY",
     "GOSUMDB",
     "HOME",

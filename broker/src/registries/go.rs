@@ -1,4 +1,4 @@
-//! go: `go env GOPROXY GOSUMDB` has its proxies and its checksum database, defaults included.
+//! go: `go env` has its proxies and its checksum database, defaults included, and which modules are kept from them.
 
 use keyhatch_policies::network::Registry;
 use url::Url;
@@ -7,7 +7,7 @@ use super::ask::NoAnswer;
 use super::{Answer, Tools, without_login};
 
 pub(super) fn ask(tools: &Tools) -> Answer {
-    match tools.ask("go", &["env", "GOPROXY", "GOSUMDB"]) {
+    match tools.ask("go", &["env", "GOPROXY", "GOSUMDB", "GONOPROXY", "GONOSUMDB"]) {
         Ok(printed) => read(&printed),
         Err(why) => Answer::unknown(Registry::Go, why),
     }
@@ -38,11 +38,19 @@ fn read(printed: &str) -> Answer {
     let host = words
         .next()
         .map_or_else(|| format!("https://{}/", name.split('+').next().unwrap_or(name)), str::to_owned);
-    if name != "off"
-        && let Ok(url) = Url::parse(&host)
-    {
-        answer.add(&url);
-        answer.env.insert("GOSUMDB".into(), database.to_owned());
+    match Url::parse(&host) {
+        Ok(url) if name != "off" => {
+            answer.add(&url);
+            answer.env.insert("GOSUMDB".into(), database.to_owned());
+        }
+        // The user asks none: inside, go would ask the usual one, which is not allowed.
+        _ => drop(answer.env.insert("GOSUMDB".into(), "off".to_owned())),
+    }
+    // Patterns of modules, and no hosts: those go to their own servers, through the hatch or the policy's list.
+    for (name, patterns) in ["GONOPROXY", "GONOSUMDB"].into_iter().zip(lines) {
+        if !patterns.trim().is_empty() {
+            answer.env.insert(name.into(), patterns.trim().to_owned());
+        }
     }
     answer
 }
@@ -58,5 +66,9 @@ mod tests {
         assert_eq!(hosts, ["goproxy.example:443", "sum.example:443"]);
         assert_eq!(answer.env["GOPROXY"], "https://goproxy.example/,direct");
         assert!(read("direct\noff\n").note.is_some());
+        let private = read("https://goproxy.example\noff\ngit.corp.example\n\n");
+        assert_eq!((private.env["GOSUMDB"].as_str(), private.hosts.len()), ("off", 1));
+        assert_eq!(private.env["GONOPROXY"], "git.corp.example");
+        assert!(!private.env.contains_key("GONOSUMDB"));
     }
 }
