@@ -109,7 +109,7 @@ fn an_empty_list_and_no_list_allow_nothing() {
 }
 
 #[test]
-fn tools_that_know_no_proxy_fail_at_once_and_the_report_names_host_port_process_and_line() {
+fn a_tool_that_knows_no_proxy_fails_at_once_and_the_report_names_host_port_process_and_line() {
     let world = World::new();
     let net = TestNet::new(&world);
     let _http = net.serve("http", 8080, &[]);
