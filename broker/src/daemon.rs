@@ -72,6 +72,7 @@ async fn serve(paths: Paths) -> Result<Ended, DaemonError> {
     let setup = |what| move |source| DaemonError::Setup { what, source };
     clear(&paths.sessions()).map_err(setup("the sessions' directory"))?;
     clear(&paths.files()).map_err(setup("the sessions' files"))?;
+    clear(&paths.named()).map_err(setup("the sessions' names"))?;
     clear(&paths.spool()).map_err(setup("the spool"))?;
     let token = write_token(&paths).map_err(setup("the control token"))?;
     let socket = paths.control_socket();

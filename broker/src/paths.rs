@@ -64,6 +64,7 @@ impl Paths {
             paths.sessions(),
             paths.files(),
             paths.ssh(),
+            paths.named(),
             paths.state.clone(),
             paths.spool(),
             paths.git_directories(),
@@ -71,6 +72,12 @@ impl Paths {
             make_private(&dir)?;
         }
         Ok(paths)
+    }
+
+    /// Sockets, and what is gone with the machine's next start.
+    #[must_use]
+    pub fn runtime(&self) -> &Path {
+        &self.runtime
     }
 
     /// The socket for the user's own commands.
@@ -101,6 +108,18 @@ impl Paths {
     #[must_use]
     pub fn files(&self) -> PathBuf {
         self.runtime.join("files")
+    }
+
+    /// Links to the directories of sessions that the user named.
+    #[must_use]
+    pub fn named(&self) -> PathBuf {
+        self.runtime.join("named")
+    }
+
+    /// What stays in projects until a container has ended that outlived its session: a file a session.
+    #[must_use]
+    pub fn placeholders(&self) -> PathBuf {
+        self.state.join("placeholders")
     }
 
     /// What outlives a session.

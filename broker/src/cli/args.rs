@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use keyhatch_protocol::{RequestId, SessionId};
 
+use crate::session::container::SessionName;
+
 /// A hatch in the wall between an agent and your keys.
 ///
 /// The agent works in a sandbox that holds no key. What it wants to push is shown to you and done on your side.
@@ -23,6 +25,9 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Confine a command in this project; starts the broker if none runs.
     Run(Run),
+    /// Run a container with a session: the mounts and variables are added to its command line.
+    #[command(after_help = CONTAINER_HELP)]
+    Container(Container),
     /// List what waits for your decision.
     Pending(Pending),
     /// Show one request: refs, commits, files, risks, diff.
@@ -119,6 +124,18 @@ pub(crate) struct Run {
     pub(crate) json: bool,
     /// The command and its arguments [default: your $SHELL].
     #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Container {
+    #[command(flatten)]
+    pub(crate) container: ForContainer,
+    /// Let the command line have what would undo the point; the refusal names the word.
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    pub(crate) allow: Vec<super::container::Danger>,
+    /// podman, docker or nerdctl, its options, `run`, and the rest as you would type it.
+    #[arg(last = true, value_name = "CMD", required = true)]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -269,8 +286,86 @@ pub(crate) struct ShowSession {
     pub(crate) denials: bool,
 }
 
+/// A session for a container that keyhatch did not make.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ForContainer {
+    /// The project's directory [default: the git repository around the current directory, else that directory].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) project: Option<PathBuf>,
+    /// A shipped policy, one of ~/.config/keyhatch/policies, or a file.
+    #[arg(long, value_name = "NAME|FILE", default_value = "default")]
+    pub(crate) policy: String,
+    /// Where the project is mounted inside. The session's own git directory is then mounted over its .git, and what the
+    /// host would run later is read-only.
+    #[arg(long, value_name = "DIR", value_parser = super::container::target)]
+    pub(crate) target: Option<PathBuf>,
+    /// Also cover the image's /etc/gitconfig: for git 2.30 and 2.31 in an image whose user does not own the project, for
+    /// programs that clear their environment, for libgit2. The image's own file then does not count.
+    #[arg(long)]
+    pub(crate) etc_gitconfig: bool,
+}
+
+/// How `keyhatch session open` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One object: session, project, policy, expires, mounts, env, warnings.
+    Json,
+    /// Options of `docker run`.
+    Docker,
+    /// Options of `podman run`.
+    Podman,
+    /// A Compose file that is merged with yours: `docker compose -f compose.yaml -f THIS up`.
+    Compose,
+    /// Properties of devcontainer.json.
+    Devcontainer,
+    /// Commands for a shell, where the mounts are made by hand.
+    Env,
+    /// Settings of the sandbox runtime that Claude Code uses (srt).
+    Srt,
+    /// Options of codex.
+    Codex,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct OpenSession {
+    #[command(flatten)]
+    pub(crate) container: ForContainer,
+    /// When it ends by itself, if nobody closes it before.
+    #[arg(long = "for", value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+    pub(crate) lasts: std::time::Duration,
+    /// Keep a link to it, $XDG_RUNTIME_DIR/keyhatch/named/NAME, for files that name the same path each time. Where a session
+    /// of that name is open already, that one is printed.
+    #[arg(long)]
+    pub(crate) name: Option<SessionName>,
+    /// How to print what is to be mounted and set.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// The same as --format json.
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) json: bool,
+    /// The service that --format compose adds to.
+    #[arg(long, value_name = "NAME", default_value = "app")]
+    pub(crate) service: String,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Session {
+    /// Open a session for a container that keyhatch did not make, and say what to mount and to set.
+    ///
+    /// It lasts until it is closed, its time is up, or the broker ends; then its sockets are gone. The broker is started where
+    /// none runs, and goes on with the ssh-agent, the session bus and the keyring of whoever started it.
+    #[command(after_help = OPEN_HELP)]
+    Open(OpenSession),
+    /// End a session: its sockets go, and what still runs in its container is refused.
+    Close {
+        /// The session's id.
+        id: SessionId,
+        /// Nothing of the container runs any more: what was made in the project to mount on is removed too.
+        #[arg(long)]
+        container_ended: bool,
+    },
     /// List the open sessions.
     List {
         /// Print an array of objects.
@@ -280,3 +375,21 @@ pub(crate) enum Session {
     /// Show what a session did, or has done so far.
     Show(ShowSession),
 }
+
+const OPEN_HELP: &str = "\
+Examples:
+  keyhatch session open --project . --target /work        says what to mount and to set
+  eval \"podman run --rm -it -v \"$PWD\":/work -w /work $(keyhatch session open --target /work --format podman) IMAGE\"
+  keyhatch session open --json | jq .mounts
+  keyhatch session close 1a2b3c4d --container-ended
+
+The image needs git and nothing else: the helper comes with the mounted directory. keyhatch container does all this for one
+command line.";
+
+const CONTAINER_HELP: &str = "\
+Examples:
+  keyhatch container -- podman run --rm -it -v \"$PWD\":/work -w /work IMAGE
+  keyhatch container --policy feature-branches -- docker run --rm --network none -v \"$PWD\":/work -w /work IMAGE make
+
+The project's mount is found on the line, and its .git and what the host would run later are covered inside. The session ends
+with the container. Decide in another terminal: keyhatch pending, keyhatch approve ID.";

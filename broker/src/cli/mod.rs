@@ -4,6 +4,7 @@ mod agent_notes;
 mod args;
 mod audit;
 mod bounds;
+mod container;
 mod credential;
 mod decide;
 mod doctor;
@@ -118,6 +119,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     }
     match args.command {
         Command::Run(run) => run::run(&run),
+        Command::Container(args) => container::run(&args),
         Command::Pending(pending) => decide::pending(&pending),
         Command::Show(show) => decide::show(&show),
         Command::Approve(approve) => decide::approve(&approve),

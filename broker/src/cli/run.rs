@@ -25,14 +25,14 @@ use super::supervise::{Ended, Signals, wait};
 use super::{Failure, bounds, paths, policy, print_json, prompt, sandbox};
 use crate::cause::chain;
 use crate::control::client::Client;
-use crate::control::{OpenedSession, Reply, Request};
+use crate::control::{Known, OpenedSession, Reply, Request};
 use crate::inside::{Host, Inside};
 use crate::limits::watch::{Traffic, Watch, Watched};
 use crate::limits::{self, Hit};
-use crate::observe::{self, Attempt, Observation, Seen, View};
+use crate::observe::{self, Observation, Seen, View};
 use crate::paths::Paths;
 use crate::session::gitdir;
-use crate::session::report::{Section, SessionReport};
+use crate::session::report::SessionReport;
 use crate::{inside, registries, surface, sys};
 
 /// The runner's code for a sandbox that could not be built.
@@ -45,14 +45,9 @@ pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
 /// The same, with the session's report.
 pub(super) fn run_reported(args: &Run) -> Result<(ExitCode, Option<SessionReport>), Failure> {
     let cwd = std::env::current_dir().map_err(|e| Failure::internal("the current directory", &e))?;
-    // Whether there is a project is the policy's word; a policy is not read from a project in any case.
     let around = around(args.project.as_deref(), &cwd)?;
-    let source = policy::find(&args.policy, Some(&around).filter(|dir| !is_too_much(dir)).map(|dir| &**dir))?;
-    let policy = policy::parsed(&source)?;
-    let project = match policy.sandbox().project {
-        ProjectAccess::None => None,
-        ProjectAccess::Read | ProjectAccess::Write => Some(project(around)?),
-    };
+    let (source, policy) = policy_for(&args.policy, &around)?;
+    let project = project_of(&policy, around)?;
     let paths = paths()?;
     let mut session = Client::connect_or_start(&paths)?;
     let request = Request::OpenSession {
@@ -96,7 +91,11 @@ pub(super) fn run_reported(args: &Run) -> Result<(ExitCode, Option<SessionReport
     let failed = outcome.as_ref().is_ok_and(|outcome| !outcome.ended.status.success());
     let denials = observe::section(&seen.denials, failed || args.explain);
     let sections = limits::section(&hits).into_iter().chain(denials).collect();
-    let report = conclude(&paths, &opened.session, (sections, seen.attempts.into_vec()));
+    let report = conclude(
+        &paths,
+        &opened.session,
+        Known { sections, attempts: seen.attempts.into_vec(), is_over: true },
+    );
     drop(session);
     let outcome = outcome?;
     advise(args.explain, seen.looked, outcome.ended.status);
@@ -124,7 +123,7 @@ struct Outcome {
 }
 
 /// The command's own code, or a shell's number for the signal that ended it.
-fn code_of(status: ExitStatus) -> ExitCode {
+pub(super) fn code_of(status: ExitStatus) -> ExitCode {
     match (status.code(), status.signal()) {
         (Some(code), _) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         (None, Some(number)) => ExitCode::from(u8::try_from(128 + number).unwrap_or(1)),
@@ -150,12 +149,8 @@ fn advise(explain: bool, looked: bool, status: ExitStatus) {
 }
 
 /// Ends the session and says what it did, where there is something to say.
-fn conclude(
-    paths: &Paths,
-    session: &SessionId,
-    (sections, attempts): (Vec<Section>, Vec<Attempt>),
-) -> Option<SessionReport> {
-    let request = Request::CloseSession { session: session.clone(), sections, attempts };
+pub(super) fn conclude(paths: &Paths, session: &SessionId, known: Known) -> Option<SessionReport> {
+    let request = Request::CloseSession { session: session.clone(), known };
     match Client::connect(paths).and_then(|mut client| client.ask(request)) {
         Ok(Reply::Report(report)) if report.sections.is_empty() => Some(*report),
         Ok(Reply::Report(report)) => {
@@ -173,7 +168,7 @@ fn conclude(
 }
 
 /// The directory that the user means: named, or the repository around the current one, or that.
-fn around(named: Option<&Path>, cwd: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn around(named: Option<&Path>, cwd: &Path) -> Result<PathBuf, Failure> {
     let start = named.unwrap_or(cwd);
     let resolved = start.canonicalize().map_err(|error| {
         Failure::invalid(format!("cannot use the project {}: {error}", start.display()), "name a directory")
@@ -182,6 +177,21 @@ fn around(named: Option<&Path>, cwd: &Path) -> Result<PathBuf, Failure> {
         Some(_) => resolved,
         None => resolved.ancestors().find(|dir| dir.join(".git").exists()).unwrap_or(&resolved).to_owned(),
     })
+}
+
+/// The policy of a name. Whether there is a project is the policy's word; a policy is not read from a project in any case.
+pub(super) fn policy_for(name: &str, around: &Path) -> Result<(policy::Source, Policy), Failure> {
+    let source = policy::find(name, Some(around).filter(|dir| !is_too_much(dir)))?;
+    let policy = policy::parsed(&source)?;
+    Ok((source, policy))
+}
+
+/// The project that a session of this policy has.
+pub(super) fn project_of(policy: &Policy, around: PathBuf) -> Result<Option<PathBuf>, Failure> {
+    match policy.sandbox().project {
+        ProjectAccess::None => Ok(None),
+        ProjectAccess::Read | ProjectAccess::Write => project(around).map(Some),
+    }
 }
 
 /// Whether a directory is more than a project.

@@ -2,16 +2,20 @@
 
 use std::process::ExitCode;
 
+use keyhatch_protocol::SessionId;
+
 use super::args::{Session, ShowSession};
 use super::decide::unexpected;
-use super::{Failure, paths, print, print_json};
+use super::{Failure, container, paths, print, print_json};
 use crate::control::client::{Client, ClientError};
-use crate::control::{Reply, Request};
+use crate::control::{Known, Reply, Request};
 use crate::session::report::SessionReport;
 use crate::{observe, surface};
 
 pub(super) fn session(args: &Session) -> Result<ExitCode, Failure> {
     match args {
+        Session::Open(args) => container::open(args),
+        Session::Close { id, container_ended } => close(id, *container_ended),
         Session::List { json } => list(*json),
         Session::Show(args) => show(args),
     }
@@ -31,10 +35,32 @@ fn list(json: bool) -> Result<ExitCode, Failure> {
         print("no session is open\n")?;
     } else {
         for session in sessions {
-            print(&format!("{}  {}  {}\n", session.id, session.policy, session.project.display()))?;
+            let until = session.expires.map(|at| format!("  until {}", clock(at))).unwrap_or_default();
+            let name = session.name.map(|name| format!("  {name}")).unwrap_or_default();
+            let project = session.project.display();
+            print(&format!("{}  {}  {project}{until}{name}\n", session.id, session.policy))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A time of the clock that people read.
+pub(super) fn clock(seconds: u64) -> String {
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+/// Ends a session and says what it did.
+fn close(id: &SessionId, container_ended: bool) -> Result<ExitCode, Failure> {
+    let known = Known { is_over: container_ended, ..Known::default() };
+    let request = Request::CloseSession { session: id.clone(), known };
+    match Client::connect_or_start(&paths()?)?.ask(request)? {
+        Reply::Report(report) => {
+            print(&surface::report(&report))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        other => Err(unexpected(&other)),
+    }
 }
 
 fn show(args: &ShowSession) -> Result<ExitCode, Failure> {

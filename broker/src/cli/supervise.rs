@@ -48,6 +48,17 @@ impl Signals {
             window: listen(SignalKind::window_change())?,
         })
     }
+
+    /// Waits for one; none for those that a command which shares this terminal has from there itself.
+    pub(super) async fn next(&mut self) -> Option<Signal> {
+        tokio::select! {
+            _ = self.terminate.recv() => Some(Signal::TERM),
+            _ = self.hangup.recv() => Some(Signal::HUP),
+            _ = self.interrupt.recv() => None,
+            _ = self.quit.recv() => None,
+            _ = self.window.recv() => None,
+        }
+    }
 }
 
 /// Waits for the runner. The runner passes signals to the command.

@@ -4,6 +4,7 @@
 //! that the client can read this user's files: peer uid alone does not, because a confined process has the same uid.
 
 pub mod client;
+mod container;
 pub mod server;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::approval::{Asked, Grant, Scope, seconds};
 use crate::observe::Attempt;
 use crate::registries::Answer;
+use crate::session::container::{Container, SessionName};
 use crate::session::report::{Section, SessionReport};
 use crate::signer::LockedKey;
 
@@ -53,6 +55,17 @@ pub enum Request {
         /// What the user's tools said about the policy's registries.
         registries: Vec<Answer>,
     },
+    /// Opens a session for a container that keyhatch did not make; it lives as long as `container` says.
+    OpenForContainer {
+        /// The project's directory, absolute; none where the policy wants none.
+        project: Option<PathBuf>,
+        /// Where the policy came from, for messages.
+        policy_origin: String,
+        /// The policy's text.
+        policy: String,
+        /// How the container is.
+        container: Container,
+    },
     /// Hands over the sockets of the session's own network: the descriptors follow with one byte.
     AttachSockets {
         /// Whose.
@@ -65,9 +78,7 @@ pub enum Request {
         /// Which.
         session: SessionId,
         /// What the command that ran it knows.
-        sections: Vec<Section>,
-        /// Connections that it saw processes try past the proxy.
-        attempts: Vec<Attempt>,
+        known: Known,
     },
     /// Shows what a session did, or has done so far.
     ShowSession {
@@ -111,6 +122,18 @@ pub enum Request {
         /// Its passphrase.
         passphrase: Hidden,
     },
+}
+
+/// What a command knows of a session that ends.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    /// For the report.
+    pub sections: Vec<Section>,
+    /// Connections that it saw processes try past the proxy.
+    pub attempts: Vec<Attempt>,
+    /// Whether nothing of it runs any more: of a container only its user knows.
+    pub is_over: bool,
 }
 
 /// A secret that crosses the control socket: wiped when dropped, and never printed.
@@ -171,6 +194,8 @@ pub enum Reply {
     },
     /// A session is open; it ends when this connection does.
     Opened(Box<OpenedSession>),
+    /// A container's session is open.
+    OpenedForContainer(Box<OpenedContainer>),
     /// The listener is served.
     Attached,
     /// What a session did.
@@ -233,6 +258,28 @@ pub struct OpenedSession {
     pub notes: Vec<String>,
 }
 
+/// What whoever starts a container needs to know of a new session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenedContainer {
+    /// Its name.
+    pub session: SessionId,
+    /// The project's directory on the host.
+    pub project: PathBuf,
+    /// Its policy's name.
+    pub policy: String,
+    /// A directory of its own on the host, for files that are mounted one by one.
+    pub files: PathBuf,
+    /// The directory of its sockets, and mounts over the project; targets are paths inside.
+    pub mounts: Vec<Mount>,
+    /// Variables.
+    pub env: BTreeMap<String, String>,
+    /// What the user should know, a line each.
+    pub warnings: Vec<String>,
+    /// When it ends by itself, in seconds since the epoch.
+    pub expires: u64,
+}
+
 /// One open session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -245,6 +292,10 @@ pub struct SessionView {
     pub policy: String,
     /// When it was opened, in seconds since the epoch.
     pub opened: u64,
+    /// When it ends by itself, in seconds since the epoch; none for one that lives as long as its sandbox.
+    pub expires: Option<u64>,
+    /// What the user calls it.
+    pub name: Option<SessionName>,
 }
 
 /// A request as `keyhatch pending --json` prints it. Stable: fields are added, never changed.

@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::{
     Envelope, OpenedSession, Reply, Request, RequestView, SessionView, ShownRequest, VERSION, Verdict,
+    container,
 };
 use crate::approval::{DecideError, Decision, seconds};
 use crate::broker::Broker;
@@ -89,12 +90,11 @@ async fn answer(stream: &mut UnixStream, broker: &Arc<Broker>, request: Request)
         Request::OpenSession { project, policy_origin, policy, registries } => {
             return open_session(stream, broker, (project, policy_origin, policy), registries).await;
         }
-        Request::CloseSession { session, sections, attempts } => {
-            match broker.end(&session, (sections, attempts)).await {
-                Some(report) => Reply::Report(Box::new(report)),
-                None => failed("no such session is open", "keyhatch session list names the open ones"),
-            }
+        Request::OpenForContainer { project, policy_origin, policy, container } => {
+            let asked = container::Asked { project, origin: policy_origin, policy, container };
+            return container::open(stream, broker, asked).await;
         }
+        Request::CloseSession { session, known } => container::close(broker, &session, known).await,
         Request::ShowSession { session } => show_session(broker, &session),
         Request::AttachSockets { session, runner } => attach(stream, broker, (&session, runner)).await,
         Request::Pending { wait } => pending(stream, broker, wait).await?,
@@ -132,6 +132,8 @@ async fn answer(stream: &mut UnixStream, broker: &Arc<Broker>, request: Request)
                     project: session.directory.clone(),
                     policy: session.policy.name().to_owned(),
                     opened: seconds(session.opened),
+                    expires: session.expires.map(seconds),
+                    name: session.name.clone(),
                 })
                 .collect(),
         },
@@ -153,13 +155,13 @@ async fn open_session(
     };
     let policy_name = policy.name().to_owned();
     let id = Broker::new_session_id();
-    let (session, furniture) =
-        match session::open(&broker.paths, id.clone(), project, (policy, registries)).await {
-            Ok(opened) => opened,
-            Err(error) => {
-                return Some(failed(&chain(&error), "check the project's directory and its .git/config"));
-            }
-        };
+    let opening = session::Opening { id: id.clone(), project, policy };
+    let (session, furniture) = match session::open(&broker.paths, opening, registries).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            return Some(failed(&chain(&error), "check the project's directory and its .git/config"));
+        }
+    };
     let fields =
         vec![("project", session.directory.display().to_string().into()), ("policy", policy_name.into())];
     if let Err(error) = broker.record(&id, "session-opened", fields) {
@@ -259,7 +261,7 @@ async fn pending(stream: &UnixStream, broker: &Broker, wait: bool) -> Option<Rep
 }
 
 /// Waits until the client closes its end. Being readable is a hint that can be stale: only a read tells.
-async fn client_left(stream: &UnixStream) {
+pub(super) async fn client_left(stream: &UnixStream) {
     while stream.readable().await.is_ok() {
         match stream.try_read(&mut [0]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -278,7 +280,7 @@ fn undecidable(error: &DecideError) -> Reply {
     failed(&error.to_string(), hint)
 }
 
-fn failed(message: &str, hint: &str) -> Reply {
+pub(super) fn failed(message: &str, hint: &str) -> Reply {
     Reply::Failed { message: message.to_owned(), hint: Some(hint.to_owned()) }
 }
 
@@ -290,7 +292,7 @@ async fn read<T: serde::de::DeserializeOwned>(stream: &mut UnixStream) -> Result
     frame::decode(&body)
 }
 
-async fn write(stream: &mut UnixStream, reply: &Reply) -> Result<(), FrameError> {
+pub(super) async fn write(stream: &mut UnixStream, reply: &Reply) -> Result<(), FrameError> {
     let bytes = frame::encode(reply, MAX_CONTROL_FRAME)?;
     let written: io::Result<()> = stream.write_all(&bytes).await;
     Ok(written?)

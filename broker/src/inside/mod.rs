@@ -86,12 +86,32 @@ pub fn furnish(policy: &Policy, host: &Host<'_>) -> Result<Inside, InsideError> 
         inside.notes.extend(hidden.note(project));
         masked.extend(hidden.files);
     }
-    if !masked.is_empty() {
-        let empty = empty_file(host.files).map_err(InsideError::Empty)?;
-        let over = |target| Mount { source: empty.clone(), target, read_only: true };
-        inside.mounts.extend(masked.into_iter().map(over));
-    }
+    inside.mounts.extend(shown_empty(masked, host.files)?);
     Ok(inside)
+}
+
+/// Empty files over what a policy hides in a project, at the host's paths, and what the user should know. `files` is a
+/// directory of the session's own.
+///
+/// # Errors
+/// When the empty file cannot be made.
+pub fn over_hidden(
+    policy: &Policy,
+    project: &Path,
+    files: &Path,
+) -> Result<(Vec<Mount>, Vec<String>), InsideError> {
+    let hidden = hide::find(project, &policy.sandbox().hide);
+    let notes = hidden.note(project);
+    Ok((shown_empty(hidden.files, files)?, notes))
+}
+
+fn shown_empty(masked: Vec<PathBuf>, files: &Path) -> Result<Vec<Mount>, InsideError> {
+    if masked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let empty = empty_file(files).map_err(InsideError::Empty)?;
+    let over = |target| Mount { source: empty.clone(), target, read_only: true };
+    Ok(masked.into_iter().map(over).collect())
 }
 
 fn empty_file(files: &Path) -> io::Result<PathBuf> {

@@ -115,10 +115,16 @@ pub fn is_harmless_preference(setting: &Setting) -> bool {
     KEYS.contains(&setting.key.as_str()) || alias
 }
 
-/// The system configuration inside: the front end, by its address, for every brokered authority, and the user's harmless preferences.
+/// The system configuration of a sandbox: the user's harmless preferences, and the front end, by its address.
 #[must_use]
 pub fn inside(policy: &Policy, project: &Project, preferences: &[Setting], front_end: &str) -> String {
-    let mut settings = preferences.to_vec();
+    render(&[preferences, &brokering(policy, project, front_end, "/run/keyhatch-helper ssh")].concat())
+}
+
+/// The settings that lead git to the front end, by its address, for every brokered authority, and to the helper for the rest.
+#[must_use]
+pub fn brokering(policy: &Policy, project: &Project, front_end: &str, ssh: &str) -> Vec<Setting> {
+    let mut settings = Vec::new();
     let mut set = |key: String, value: &str| settings.push(Setting { key, value: value.to_owned() });
     let rewrites: BTreeSet<(String, String)> =
         brokered(policy, project).iter().map(keyhatch_protocol::Remote::rewrites).collect();
@@ -135,9 +141,9 @@ pub fn inside(policy: &Policy, project: &Project, preferences: &[Setting], front
     // Whose files these are the host's git has judged; inside, every other owner looks like nobody.
     set("safe.directory".into(), "*");
     set("credential.helper".into(), "");
-    set("core.sshcommand".into(), "/run/keyhatch-helper ssh");
+    set("core.sshcommand".into(), ssh);
     set("ssh.variant".into(), "ssh");
-    render(&settings)
+    settings
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Sessions: one project, one policy, one set of sockets. Reaching the socket is the session's identity.
 
+pub mod container;
 mod git_config;
 pub mod gitdir;
 mod project;
@@ -8,8 +9,9 @@ mod settings;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use keyhatch_policies::rules::{FileInside, Mount, NetworkInside};
 use keyhatch_policies::{GitDirectory, Policy, Project, ProjectAccess, Terms};
@@ -17,17 +19,17 @@ use keyhatch_protocol::{ObjectId, Remote, SessionId};
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 
-use crate::approval::seconds;
+use crate::control::OpenedContainer;
 use crate::credential::ProjectSecrets;
 use crate::front::OnHost;
-use crate::inspect::Limits;
 use crate::network::{SessionNetwork, plan};
 use crate::paths::{Paths, PathsError, make_private};
 use crate::registries::{self, Answer};
 use crate::signer::{self, Signing};
 use crate::ssh_agent;
 
-use gitdir::{Ground, Keeper, Record, Source, nested};
+use container::{Container, ContainerError, SessionName};
+use gitdir::{Keeper, Record, Source, nested};
 use report::Section;
 
 pub(crate) use git_config::{Setting, parse_list};
@@ -54,9 +56,31 @@ pub enum OpenError {
     /// A file of the session could not be written.
     #[error("cannot write the session's files")]
     Write(#[source] std::io::Error),
+    /// It cannot be had in a container.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
 }
 
-/// One open session. Made by [`open`]; ends when the connection that opened it does.
+/// What a session is opened with.
+#[derive(Debug)]
+pub struct Opening {
+    /// Its name.
+    pub id: SessionId,
+    /// The project's directory on the host; none where the policy wants none.
+    pub project: Option<PathBuf>,
+    /// What it may do.
+    pub policy: Policy,
+}
+
+/// What a session is furnished from.
+struct Ground {
+    git: ProjectGit,
+    signs: signer::Inside,
+    /// Mounts over the project, at the host's paths.
+    over: Vec<Mount>,
+}
+
+/// One open session. Made by [`open`]; ends when the connection that opened it does, or for a container when it is closed.
 #[derive(Debug)]
 pub struct Session {
     /// Its name.
@@ -77,6 +101,12 @@ pub struct Session {
     pub asking: tokio::sync::Mutex<()>,
     /// When it was opened.
     pub opened: SystemTime,
+    /// When it ends by itself; none for one that lives as long as its sandbox.
+    pub expires: Option<SystemTime>,
+    /// What the user calls it.
+    pub name: Option<SessionName>,
+    /// What the command that opened a container's session was told, for those who ask for it again.
+    pub told: OnceLock<OpenedContainer>,
     /// One permit a connection.
     pub connections: Arc<Semaphore>,
     /// Turns true when it ends; listeners and held requests watch it.
@@ -85,6 +115,10 @@ pub struct Session {
     pub network: SessionNetwork,
     sockets: PathBuf,
     files: PathBuf,
+    /// Its link by name, where it has one.
+    link: OnceLock<PathBuf>,
+    /// Whether nothing of it runs any more, where somebody said so: of a container nobody else knows.
+    over: AtomicBool,
     fetches: Mutex<HashMap<Remote, Admitted>>,
     tips: Mutex<HashMap<Remote, Vec<ObjectId>>>,
     counts: Mutex<BTreeMap<String, u64>>,
@@ -150,6 +184,50 @@ impl Session {
         tips.get(remote).cloned().unwrap_or_default()
     }
 
+    /// Writes what its sandbox finds, and says what the runner needs.
+    async fn furnish(&self, ground: Ground, registries: Vec<Answer>) -> Result<Furniture, OpenError> {
+        let (policy, Ground { git, signs, over }) = (&self.policy, ground);
+        for (role, target) in signer::links() {
+            std::os::unix::fs::symlink(target, self.sockets.join(role)).map_err(OpenError::Write)?;
+        }
+        let mut mounts = Vec::new();
+        let access = policy.sandbox().project;
+        if access != ProjectAccess::None {
+            let (source, target) = (self.directory.clone(), self.directory.clone());
+            mounts.push(Mount { source, target, read_only: access == ProjectAccess::Read });
+        }
+        mounts.extend(over);
+        mounts.push(Mount { source: self.sockets.clone(), target: SOCKETS_INSIDE.into(), read_only: false });
+        let on_host = OnHost::open(policy.network()).await.map_err(OpenError::Write)?;
+        let own_loopback = format!("http://127.0.0.1:{FRONT_END_PORT}");
+        let front_end = on_host.as_ref().map_or(own_loopback.as_str(), OnHost::base);
+        let (excludes, excluding) = git.excludes().unzip();
+        let preferences = [git.preferences, signs.settings, Vec::from_iter(excluding)].concat();
+        let inside = git_config::inside(policy, &self.project, &preferences, front_end);
+        let mut furniture = Furniture {
+            mounts,
+            files: vec![FileInside { path: "/etc/gitconfig".into(), content: inside }],
+            notes: git.notes,
+            network: plan::inside(policy.network()),
+            env: plan::environment(policy.network()),
+            on_host,
+        };
+        furniture.files.extend(signs.files);
+        if policy.ssh_agent().is_some() {
+            let socket = format!("{SOCKETS_INSIDE}/{}", ssh_agent::SOCKET_NAME);
+            furniture.env.insert("SSH_AUTH_SOCK".into(), socket);
+        }
+        furniture.files.extend(excludes);
+        furniture.notes.extend(signs.notes);
+        furniture.notes.extend(plan::notes(policy.network()));
+        for answer in registries {
+            furniture.env.extend(answer.env);
+            furniture.files.extend(answer.files);
+            furniture.notes.extend(answer.note);
+        }
+        Ok(furniture)
+    }
+
     /// Counts an event of the audit log, for the report.
     pub fn count(&self, event: &str) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -165,7 +243,26 @@ impl Session {
     /// Brings what it committed, and says what could not be brought. Blocks.
     #[must_use]
     pub fn finish(&self) -> Vec<Section> {
-        self.keeper.as_ref().map(Keeper::finish).unwrap_or_default()
+        let over = self.over.load(Ordering::Acquire);
+        self.keeper.as_ref().map(|keeper| keeper.finish(over)).unwrap_or_default()
+    }
+
+    /// Takes note that nothing of it runs any more.
+    pub fn is_over(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// Makes the link by its name, where it has one: the same path from one session to the next.
+    ///
+    /// # Errors
+    /// When the link cannot be made.
+    pub fn link(&self, directory: &Path) -> std::io::Result<()> {
+        let Some(name) = &self.name else { return Ok(()) };
+        let link = directory.join(name.as_str());
+        std::os::unix::fs::symlink(Path::new("../sessions").join(self.id.as_str()), &link)?;
+        // It is set once: a session is opened once.
+        drop(self.link.set(link));
+        Ok(())
     }
 
     /// What it has brought so far.
@@ -184,6 +281,11 @@ impl Session {
     pub fn close(&self) {
         self.closed.send_replace(true);
         self.connections.close();
+        if let Some(link) = self.link.get()
+            && let Err(error) = std::fs::remove_file(link)
+        {
+            tracing::warn!(session = %self.id, %error, "cannot remove a session's name");
+        }
         for directory in [&self.sockets, &self.files] {
             if let Err(error) = std::fs::remove_dir_all(directory) {
                 tracing::warn!(session = %self.id, %error, "cannot remove a session's directory");
@@ -192,17 +294,61 @@ impl Session {
     }
 }
 
-/// Opens a session: reads the project's git configuration as it is now, and writes what will be mounted.
+/// Opens a session for a sandbox: reads the project's git configuration as it is now, and writes what will be mounted.
 ///
 /// # Errors
 /// When the project cannot be read or the session's files cannot be written. Nothing is left behind that a next start
 /// of the broker does not remove.
 pub async fn open(
     paths: &Paths,
-    id: SessionId,
-    directory: Option<PathBuf>,
-    (policy, registries): (Policy, Vec<Answer>),
+    opening: Opening,
+    registries: Vec<Answer>,
 ) -> Result<(Session, Furniture), OpenError> {
+    let hosts = registries::hosts(&registries);
+    let (mut session, ground) = begin(paths, opening, (true, false)).await?;
+    session.network = SessionNetwork::new(session.policy.network().clone(), hosts);
+    let furniture = session.furnish(ground, registries).await?;
+    Ok((session, furniture))
+}
+
+/// Opens a session for a container that somebody else starts. What is mounted and set is what a sandbox of ours has, as
+/// far as it can be had there.
+///
+/// # Errors
+/// As for [`open`]; and when the helper cannot be used in containers.
+pub async fn open_for_container(
+    paths: &Paths,
+    opening: Opening,
+    container: &Container,
+) -> Result<(Session, container::Furniture), OpenError> {
+    let (mut session, Ground { git, signs, over }) =
+        begin(paths, opening, (container.target.is_some(), true)).await?;
+    session.expires = Some(session.opened + Duration::from_secs(container.lasts));
+    session.name.clone_from(&container.name);
+    let (excludes, excluding) = git.excludes().unzip();
+    let content = container::Content {
+        id: &session.id,
+        sockets: &session.sockets,
+        policy: &session.policy,
+        project: &session.project,
+        preferences: [git.preferences, signs.settings, Vec::from_iter(excluding)].concat(),
+        files: signs.files.into_iter().chain(excludes).collect(),
+    };
+    let over = container.moved(&session.directory, over)?;
+    let mut furniture = container.furnish(content)?;
+    furniture.mounts.extend(over);
+    furniture.warnings.splice(0..0, git.notes.into_iter().chain(signs.notes));
+    Ok((session, furniture))
+}
+
+/// Makes what every session has. `covered` is whether the project's place inside is known: only then can anything be over
+/// it.
+async fn begin(
+    paths: &Paths,
+    opening: Opening,
+    (covered, container): (bool, bool),
+) -> Result<(Session, Ground), OpenError> {
+    let Opening { id, project: directory, policy } = opening;
     let sockets = paths.sessions().join(id.as_str());
     let files = paths.files().join(id.as_str());
     make_private(&sockets)?;
@@ -217,98 +363,55 @@ pub async fn open(
             nothing
         }
     };
-    let own = access != ProjectAccess::None && policy.repository().git_dir == GitDirectory::Own;
+    let covered = covered && access != ProjectAccess::None;
+    let own = covered && policy.repository().git_dir == GitDirectory::Own;
     let nested = if own { repositories_inside(paths, &directory).await } else { BTreeSet::new() };
-    let git = ProjectGit::read(&directory, &nested).await?;
+    let mut git = ProjectGit::read(&directory, &nested).await?;
     let (signing, signs) = Signing::of(&git.signing_settings(), &policy).await;
-    for (role, target) in signer::links() {
-        std::os::unix::fs::symlink(target, sockets.join(role)).map_err(OpenError::Write)?;
-    }
-    let (excludes, excluding) = git.excludes().unzip();
     let project = Project {
         remotes: git.remotes.clone(),
         submodules: git.submodules.clone(),
         identities: signing.identities.clone(),
     };
-    let mut mounts = Vec::new();
-    if access != ProjectAccess::None {
-        let read_only = access == ProjectAccess::Read;
-        mounts.push(Mount { source: directory.clone(), target: directory.clone(), read_only });
-    }
-    let limits = policy.limits();
-    let keeper = if own {
-        let record = Record {
-            session: id.clone(),
-            project: directory.clone(),
-            policy: policy.name().to_owned(),
-            opened: seconds(SystemTime::now()),
-            limits: Limits { pack_bytes: limits.pack_bytes, objects: limits.objects },
-            repositories: Vec::new(),
-            blank: None,
-            placeholders: Vec::new(),
-            covered: Vec::new(),
-        };
+    let (keeper, over) = if own {
+        let record = Record::new(&id, &directory, &policy, container);
         let at = paths.git_directories().join(id.as_str());
-        let (keeper, own_mounts) =
-            own_git_directory(at, record, (git.sources, policy.repository().protect.clone())).await?;
+        let made_of = (std::mem::take(&mut git.sources), policy.repository().protect.clone());
+        let (keeper, over) = own_git_directory(at, record, made_of).await?;
         let read_only = access == ProjectAccess::Read;
-        mounts.extend(own_mounts.into_iter().map(|m| Mount { read_only: m.read_only || read_only, ..m }));
-        Some(keeper)
+        let over = over.into_iter().map(|m| Mount { read_only: m.read_only || read_only, ..m }).collect();
+        (Some(keeper), over)
+    } else if covered {
+        (None, git.shared_mounts(&files).map_err(OpenError::Write)?)
     } else {
-        if access != ProjectAccess::None {
-            mounts.extend(git.shared_mounts(&files).map_err(OpenError::Write)?);
-        }
-        None
+        (None, Vec::new())
     };
-    mounts.push(Mount { source: sockets.clone(), target: SOCKETS_INSIDE.into(), read_only: false });
-    let on_host = OnHost::open(policy.network()).await.map_err(OpenError::Write)?;
-    let own_loopback = format!("http://127.0.0.1:{FRONT_END_PORT}");
-    let front_end = on_host.as_ref().map_or(own_loopback.as_str(), OnHost::base);
-    let preferences = [git.preferences, signs.settings, Vec::from_iter(excluding)].concat();
-    let inside = git_config::inside(&policy, &project, &preferences, front_end);
-    let mut furniture = Furniture {
-        mounts,
-        files: vec![FileInside { path: "/etc/gitconfig".into(), content: inside }],
-        notes: git.notes.clone(),
-        network: plan::inside(policy.network()),
-        env: plan::environment(policy.network()),
-        on_host,
-    };
-    furniture.files.extend(signs.files);
-    if policy.ssh_agent().is_some() {
-        furniture.env.insert("SSH_AUTH_SOCK".into(), format!("{SOCKETS_INSIDE}/{}", ssh_agent::SOCKET_NAME));
-    }
-    furniture.files.extend(excludes);
-    furniture.notes.extend(signs.notes);
-    furniture.notes.extend(plan::notes(policy.network()));
-    let hosts = registries::hosts(&registries);
-    for answer in registries {
-        furniture.env.extend(answer.env);
-        furniture.files.extend(answer.files);
-        furniture.notes.extend(answer.note);
-    }
-    let network = SessionNetwork::new(policy.network().clone(), hosts);
     let session = Session {
         id,
         directory,
-        policy,
         project,
-        objects: git.objects,
-        secrets: git.secrets,
+        objects: std::mem::take(&mut git.objects),
+        secrets: std::mem::take(&mut git.secrets),
         signing,
         asking: tokio::sync::Mutex::default(),
         opened: SystemTime::now(),
+        expires: None,
+        name: None,
+        told: OnceLock::new(),
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         closed: watch::Sender::new(false),
+        network: SessionNetwork::new(policy.network().clone(), Vec::new()),
+        policy,
         sockets,
         files,
+        link: OnceLock::new(),
+        over: AtomicBool::new(false),
         fetches: Mutex::default(),
         tips: Mutex::default(),
         counts: Mutex::default(),
-        network,
         keeper,
     };
-    Ok((session, furniture))
+    Ok((session, Ground { git, signs, over }))
 }
 
 /// The repositories inside a project, as far as a short look finds them.
@@ -325,7 +428,7 @@ async fn own_git_directory(
     (sources, protect): (Vec<Source>, Vec<String>),
 ) -> Result<(Keeper, Vec<Mount>), OpenError> {
     let made = tokio::task::spawn_blocking(move || {
-        let ground = Ground { directory: &directory, sources: &sources, protect: &protect };
+        let ground = gitdir::Ground { directory: &directory, sources: &sources, protect: &protect };
         let mounts = gitdir::build(&ground, &mut record)?;
         Ok((Keeper::start(&directory, record)?, mounts))
     });

@@ -31,10 +31,18 @@ const AFTER_FAILURE: Duration = Duration::from_secs(2);
 /// Rounds of the end: the first brings what is new, the next one what a lock had held up.
 const LAST_ROUNDS: usize = 3;
 
+/// The order to finish.
+#[derive(Debug)]
+struct Order {
+    /// Whether nothing of the session runs any more.
+    over: bool,
+    answer: Sender<Vec<Section>>,
+}
+
 /// A session's hold on its keeper.
 #[derive(Debug)]
 pub struct Keeper {
-    orders: Sender<Sender<Vec<Section>>>,
+    orders: Sender<Order>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
     record: Arc<Mutex<Record>>,
 }
@@ -63,13 +71,13 @@ impl Keeper {
     }
 
     /// Plays the last rounds, removes the session's directory, and says what had to stay. Blocks; a second call waits
-    /// for the first and says nothing.
+    /// for the first and says nothing. `over` is whether nothing of a container runs any more.
     #[must_use]
-    pub fn finish(&self) -> Vec<Section> {
+    pub fn finish(&self, over: bool) -> Vec<Section> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(running) = thread.take() else { return Vec::new() };
         let (answer, answered) = channel();
-        let sections = match self.orders.send(answer) {
+        let sections = match self.orders.send(Order { over, answer }) {
             Ok(()) => answered.recv().unwrap_or_default(),
             Err(_) => Vec::new(),
         };
@@ -93,14 +101,14 @@ impl Work {
         Self { directory, record, seen: vec![Vec::new(); count], attempts: vec![BTreeMap::new(); count] }
     }
 
-    fn watch(&mut self, orders: &Receiver<Sender<Vec<Section>>>) {
+    fn watch(&mut self, orders: &Receiver<Order>) {
         // What both sides look like at the start is what they agreed on.
         self.seen = self.states().iter().map(stamps).collect();
         let mut wait = TICK;
         loop {
             match orders.recv_timeout(wait) {
-                Ok(answer) => {
-                    let sections = self.finish();
+                Ok(Order { over, answer }) => {
+                    let sections = self.finish(over);
                     // Whoever asked may be gone; the report is kept all the same.
                     drop(answer.send(sections));
                     return;
@@ -190,7 +198,7 @@ impl Work {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).repositories.clone()
     }
 
-    fn finish(&mut self) -> Vec<Section> {
+    fn finish(&mut self, over: bool) -> Vec<Section> {
         let mut well = false;
         for _ in 0..LAST_ROUNDS {
             let before = self.states();
@@ -205,18 +213,35 @@ impl Work {
             return more;
         }
         let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        placeholder::remove(&record.placeholders, &record.session);
+        more.extend(self.uncover(&record, over));
         if let Err(error) = fs::remove_dir_all(&self.directory) {
             tracing::warn!(%error, "a session's git directory is left behind");
         }
         more
     }
 
+    /// Removes what was made to mount on, unless a container may still run that would then be free to make it.
+    fn uncover(&self, record: &Record, over: bool) -> Option<Section> {
+        let kept = self.state_directory().map(|state| state.join("placeholders"));
+        if let Some(kept) = kept.filter(|_| record.container && !over && !record.placeholders.is_empty()) {
+            match placeholder::keep(&kept, &record.placeholders, &record.session) {
+                Ok(()) => return Some(report::covered(record)),
+                Err(error) => tracing::warn!(%error, "what is mounted on is not kept for a container"),
+            }
+        }
+        placeholder::remove(&record.placeholders, &record.session);
+        None
+    }
+
+    /// The sessions' directories and what is known of projects lie side by side in it.
+    fn state_directory(&self) -> Option<&Path> {
+        self.directory.parent().and_then(Path::parent)
+    }
+
     /// What changed in the project that the host runs later. The repositories inside are remembered for the next start.
     fn said_of_the_project(&self) -> Vec<Section> {
         let record = self.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // The sessions' directories and what is known of projects lie side by side.
-        let cache = self.directory.parent().and_then(Path::parent).map(|state| state.join("nested"));
+        let cache = self.state_directory().map(|state| state.join("nested"));
         let found = cache.map(|cache| nested::behind(&record.project, &cache)).unwrap_or_default();
         let repositories: Vec<PathBuf> = found.repositories.into_iter().collect();
         changes::section(&record, &repositories).into_iter().collect()
@@ -251,6 +276,9 @@ fn stamps(state: &State) -> Vec<Stamp> {
 /// A session whose sandbox still runs (its command holds the lock) is kept in step until it ends.
 pub fn recover(directory: &Path, finished: impl Fn(&Record, Vec<Section>) + Send + Clone + 'static) {
     let Ok(entries) = fs::read_dir(directory) else { return };
+    if let Some(state) = directory.parent() {
+        placeholder::adopt_kept(&state.join("placeholders"));
+    }
     let mut left = Vec::new();
     for path in entries.flatten().map(|entry| entry.path()) {
         match Record::read(&path) {
@@ -288,7 +316,7 @@ pub fn recover(directory: &Path, finished: impl Fn(&Record, Vec<Section>) + Send
                 work.rounds(false);
                 thread::sleep(TICK * 5);
             }
-            let left = work.finish();
+            let left = work.finish(false);
             let record = work.record.lock().unwrap_or_else(PoisonError::into_inner);
             finished(&record, report::sections(&record).into_iter().chain(left).collect());
         });

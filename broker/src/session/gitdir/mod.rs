@@ -30,6 +30,7 @@ mod protect;
 mod reflog;
 mod refs;
 mod report;
+mod share;
 mod stash;
 mod state;
 mod sync;
@@ -39,6 +40,7 @@ mod worktree;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use keyhatch_policies::rules::Mount;
@@ -46,6 +48,7 @@ use keyhatch_policies::rules::Mount;
 pub(in crate::session) use beneath::Stamp;
 pub use keeper::{Keeper, hold, recover};
 pub use layout::{DotGit, Repository};
+pub use placeholder::forget as forget_placeholders;
 use state::Blank;
 pub use state::{Record, State};
 
@@ -146,6 +149,12 @@ fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
             record.placeholders.extend(protected.placeholders.iter().cloned());
             mounts.extend(protected.mounts);
         }
+    }
+    if record.container {
+        fs::set_permissions(&empty, fs::Permissions::from_mode(0o444))?;
+        let ours =
+            mounts.iter().filter(|mount| !mount.read_only && mount.source.starts_with(ground.directory));
+        ours.map(|mount| mount.source.as_path()).try_for_each(share::with_every_uid)?;
     }
     // A parent mounted later would hide what is mounted below it.
     mounts.sort_by_key(|mount| mount.target.components().count());

@@ -14,6 +14,11 @@ use std::sync::{Mutex, PoisonError};
 use keyhatch_protocol::SessionId;
 use serde::{Deserialize, Serialize};
 
+use crate::paths::make_private;
+
+/// Longest list of kept ones that is read back.
+const MAX_KEPT: u64 = 1024 * 1024;
+
 /// One placeholder of one session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +67,42 @@ pub fn adopt(placeholders: &[Placeholder], session: &SessionId) {
     for placeholder in placeholders {
         held.entry(placeholder.inode).or_default().insert(session.to_string());
     }
+}
+
+/// Keeps the placeholders of a session that has ended while its container may run on: without them there would be no
+/// place to mount on, the kernel would take the mounts away, and what still runs could make the files.
+///
+/// # Errors
+/// When they cannot be written down.
+pub fn keep(directory: &Path, placeholders: &[Placeholder], session: &SessionId) -> io::Result<()> {
+    make_private(directory).map_err(io::Error::other)?;
+    let text = serde_json::to_vec(placeholders).map_err(io::Error::other)?;
+    fs::write(directory.join(session.as_str()), text)
+}
+
+/// Removes those that were kept for a session, whose container has ended. Returns whether there were any.
+pub fn forget(directory: &Path, session: &SessionId) -> bool {
+    let file = directory.join(session.as_str());
+    let Some(placeholders) = kept(&file) else { return false };
+    remove(&placeholders, session);
+    if let Err(error) = fs::remove_file(file) {
+        tracing::warn!(%error, "what was kept for a container is not forgotten");
+    }
+    true
+}
+
+/// Takes note of all that are kept, before any is removed.
+pub fn adopt_kept(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let session = entry.file_name().to_str().and_then(|name| name.parse::<SessionId>().ok());
+        if let (Some(session), Some(placeholders)) = (session, kept(&entry.path())) {
+            adopt(&placeholders, &session);
+        }
+    }
+}
+
+fn kept(file: &Path) -> Option<Vec<Placeholder>> {
+    serde_json::from_reader(io::Read::take(fs::File::open(file).ok()?, MAX_KEPT)).ok()
 }
 
 /// Removes a session's placeholders where no other session needs them, deepest first.

@@ -83,3 +83,19 @@ pub fn left(directory: &Path) -> Section {
         data: json!({"left": directory}),
     }
 }
+
+/// What stays in the project, because a container may run on that would make it otherwise.
+#[must_use]
+pub fn covered(record: &Record) -> Section {
+    let (count, session) = (record.placeholders.len(), &record.session);
+    Section {
+        name: "project".into(),
+        lines: vec![
+            format!(
+                "{count} empty files and directories stay in it, so that what still runs in the container cannot make them"
+            ),
+            format!("  when the container has ended: keyhatch session close {session} --container-ended"),
+        ],
+        data: json!({"kept": record.placeholders.iter().map(|placeholder| &placeholder.path).collect::<Vec<_>>()}),
+    }
+}

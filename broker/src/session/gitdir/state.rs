@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use keyhatch_policies::Policy;
 use keyhatch_protocol::{ObjectFormat, ObjectId, RefName, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::harvest::Refused;
 use super::placeholder::Placeholder;
 use super::refs::{Base, Head};
+use crate::approval::seconds;
 use crate::inspect::Limits;
 
 /// Longest record that is read back.
@@ -38,6 +41,9 @@ pub struct Record {
     pub placeholders: Vec<Placeholder>,
     /// Repositories inside the project that the session's mounts cover.
     pub covered: Vec<PathBuf>,
+    /// Whether the session is lived in by a container: any uid of its may write here, and it may outlive the session.
+    #[serde(default)]
+    pub container: bool,
 }
 
 /// A project without a repository.
@@ -142,6 +148,24 @@ pub struct Parked {
 }
 
 impl Record {
+    /// The record of a session that starts, with no repository yet.
+    #[must_use]
+    pub fn new(session: &SessionId, project: &Path, policy: &Policy, container: bool) -> Self {
+        let limits = policy.limits();
+        Self {
+            session: session.clone(),
+            project: project.to_owned(),
+            policy: policy.name().to_owned(),
+            opened: seconds(SystemTime::now()),
+            limits: Limits { pack_bytes: limits.pack_bytes, objects: limits.objects },
+            repositories: Vec::new(),
+            blank: None,
+            placeholders: Vec::new(),
+            covered: Vec::new(),
+            container,
+        }
+    }
+
     /// Writes it whole, or not at all.
     ///
     /// # Errors
