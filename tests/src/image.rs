@@ -84,6 +84,8 @@ impl Image {
             "{}",
             source.display()
         );
+        // Where an engine makes mount points: an image's own root is writable to it.
+        world.make_directory(&format!("root-{}/run/keyhatch-git", self.name()));
         root
     }
 }

@@ -1,77 +1,81 @@
-//! A session for containers that keyhatch did not make, and what they mount of it.
+//! A session for containers that keyhatch did not make, opened as a user does it.
 
-use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::{Mount, Running, World};
+use serde_json::Value;
+
+use crate::{Finished, Mount, World};
 
 /// An open session.
 pub struct ContainerSession {
+    /// Its id.
+    pub id: String,
     /// The directory of its sockets on the host.
     pub sockets: PathBuf,
     /// What a container mounts.
     pub mounts: Vec<Mount>,
     /// A container's environment.
     pub env: Vec<(String, String)>,
-    held: Running,
+    /// All that `keyhatch session open --json` printed.
+    pub json: Value,
 }
 
 impl ContainerSession {
     /// Opens one for a project.
     #[must_use]
     pub fn open(world: &World, project: &Path, policy: &str) -> Self {
-        world.static_helper();
-        let held = world.start(
-            project,
-            policy,
-            "git config --system --list -z > conf; cp /etc/gitconfig etc-gitconfig; sleep 1000",
-        );
-        let sessions = world.path("run/keyhatch/sessions");
-        world.wait_until("a session opens", || project.join("etc-gitconfig").exists());
-        let sockets = fs::read_dir(&sessions)
-            .expect("it is there")
-            .next()
-            .expect("it is there")
-            .expect("it is there")
-            .path();
-        let text = fs::read_to_string(project.join("etc-gitconfig")).expect("it is there");
-        let text = text
-            .replace("http://127.0.0.1:8417/", "ssh://keyhatch/")
-            .replace("/run/keyhatch-helper ssh", "/run/keyhatch/keyhatch-helper ssh")
-            .replace("\tformat = \"ssh\"\n", "")
-            .replace("/etc/keyhatch/", "/run/keyhatch/")
-            .replace(
-                "[credential]\n\thelper = \"\"",
-                "[credential]\n\thelper = /run/keyhatch/git-credential-keyhatch",
-            );
-        fs::write(sockets.join("gitconfig"), text).expect("it is there");
-        fs::copy(world.path("bin/keyhatch-helper"), sockets.join("keyhatch-helper")).expect("it is there");
-        for file in ["signing.pub", "allowed_signers"] {
-            let made = world.home().join("allowed_signers");
-            if let Ok(text) = fs::read_to_string(made) {
-                let line = text.split_once(' ').expect("a signer").1.to_owned();
-                fs::write(sockets.join(file), if file == "signing.pub" { line } else { text })
-                    .expect("it is there");
-            }
-        }
-        for role in ["ssh-keygen", "gpg", "gpgsm", "ssh", "git-credential-keyhatch"] {
-            fs::remove_file(sockets.join(role)).ok();
-            symlink("keyhatch-helper", sockets.join(role)).expect("it is there");
-        }
-        for (name, mode) in [("http.sock", 0o666), ("broker.sock", 0o666), ("", 0o755)] {
-            fs::set_permissions(sockets.join(name), fs::Permissions::from_mode(mode)).expect("it is there");
-        }
-        let mounts = vec![
-            (sockets.clone(), "/run/keyhatch".to_owned(), true),
-            (sockets.join("gitconfig"), "/etc/gitconfig".to_owned(), true),
-        ];
-        let env = vec![("GIT_CONFIG_SYSTEM".to_owned(), "/run/keyhatch/gitconfig".to_owned())];
-        Self { sockets, mounts, env, held }
+        Self::open_with(world, project, policy, &[])
     }
 
-    /// Closes it.
-    pub fn close(self, _world: &World) {
-        drop(self.held);
+    /// Opens one with more options.
+    ///
+    /// # Panics
+    /// When it does not open.
+    #[must_use]
+    pub fn open_with(world: &World, project: &Path, policy: &str, options: &[&str]) -> Self {
+        world.static_helper();
+        let mut command = world.command(world.path("bin/keyhatch"));
+        command.current_dir(project).args([
+            "session",
+            "open",
+            "--project",
+            ".",
+            "--policy",
+            policy,
+            "--json",
+        ]);
+        let opened = Finished::from(command.args(options).output().expect("keyhatch runs")).ok();
+        Self::of(serde_json::from_str(&opened.stdout).expect("JSON"))
+    }
+
+    /// Reads what was printed.
+    ///
+    /// # Panics
+    /// When it is not what the documentation says.
+    #[must_use]
+    pub fn of(json: Value) -> Self {
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let mounts: Vec<Mount> = json["mounts"]
+            .as_array()
+            .expect("mounts")
+            .iter()
+            .map(|m| {
+                let read_only = m["readonly"].as_bool().expect("yes or no");
+                (PathBuf::from(text(&m["source"])), text(&m["target"]), read_only)
+            })
+            .collect();
+        let env = json["env"].as_object().expect("an object");
+        Self {
+            id: text(&json["session"]),
+            sockets: mounts.first().expect("the directory of sockets comes first").0.clone(),
+            env: env.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
+            mounts,
+            json,
+        }
+    }
+
+    /// Closes it, whatever runs.
+    pub fn close(self, world: &World) {
+        world.keyhatch(&["session", "close", &self.id]).ok();
     }
 }
