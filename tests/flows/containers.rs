@@ -30,7 +30,7 @@ impl Stage {
     }
 
     fn session(&self, policy: &str) -> ContainerSession {
-        ContainerSession::open(&self.world, &self.project, policy)
+        ContainerSession::open_with(&self.world, &self.project, policy, &["--etc-gitconfig"])
     }
 
     /// Clones what is private, and pushes it to both servers under a name.

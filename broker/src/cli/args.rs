@@ -322,10 +322,6 @@ pub(crate) enum Format {
     Devcontainer,
     /// Commands for a shell, where the mounts are made by hand.
     Env,
-    /// Settings of the sandbox runtime that Claude Code uses (srt).
-    Srt,
-    /// Options of codex.
-    Codex,
 }
 
 #[derive(Debug, clap::Args)]

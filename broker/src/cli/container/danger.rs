@@ -324,11 +324,11 @@ fn of_source(source: &Path, machine: &Machine) -> Option<Danger> {
     if machine.own.iter().any(|own| own.starts_with(source)) {
         return Some(Danger::KeyhatchFiles);
     }
-    let key = |key: &&str| {
+    let key = |key: &str| {
         let key = machine.home.join(key);
         source.starts_with(&key) || (key.starts_with(source) && key.exists())
     };
-    if KEYS.iter().any(|path| key(&path)) {
+    if KEYS.iter().any(|path| key(path)) {
         return Some(Danger::Keys);
     }
     SYSTEM_PARTS.iter().any(|path| source.starts_with(path)).then_some(Danger::System)

@@ -54,8 +54,6 @@ pub(super) fn render(format: Format, opened: &OpenedContainer, service: &str) ->
         Format::Compose => compose(opened, service)?,
         Format::Devcontainer => devcontainer(opened)?,
         Format::Env => opened.env.iter().map(|(k, v)| format!("export {k}={}\n", quoted(v))).collect(),
-        Format::Srt => line(&serde_json::Value::Null)?,
-        Format::Codex => String::new(),
     })
 }
 

@@ -28,12 +28,7 @@ pub(crate) fn target(text: &str) -> Result<PathBuf, String> {
 /// Opens a session and prints what is to be mounted and set.
 pub(super) fn open(args: &OpenSession) -> Result<ExitCode, Failure> {
     let format = if args.json { Format::Json } else { args.format };
-    let how = How {
-        lasts: args.lasts,
-        name: args.name.clone(),
-        bound: false,
-        in_place: matches!(format, Format::Srt | Format::Codex),
-    };
+    let how = How { lasts: args.lasts, name: args.name.clone(), bound: false, in_place: false };
     let (_, opened) = open::open(&args.container, how)?;
     if format != Format::Json {
         for warning in &opened.warnings {

@@ -235,11 +235,15 @@ fn write_files(content: Content<'_>, inside: &str) -> io::Result<()> {
         settings.push(Setting { key: "credential.helper".into(), value: helper });
         settings
     };
+    // git 2.30 to 2.33 read nothing but their system configuration of ours, and die of a format that they do not know.
+    let ssh = preferences.iter().any(|setting| setting.key == "gpg.format" && setting.value == "ssh");
+    let signs = |setting: &Setting| setting.key == "gpg.format" || setting.key.ends_with("gpgsign");
+    let older = preferences.iter().filter(|setting| !(ssh && signs(setting))).cloned().collect();
     let included = vec![Setting { key: "include.path".into(), value: ETC.into() }];
     let loopback = format!("http://127.0.0.1:{FRONT_END_PORT}");
     for (name, parts) in [
         (CONFIG, [included.clone(), preferences.clone(), place(BRIDGE)]),
-        (OVER_ETC, [Vec::new(), preferences.clone(), place(BRIDGE)]),
+        (OVER_ETC, [Vec::new(), older, place(BRIDGE)]),
         (OVER_HTTP, [included, preferences, place(&loopback)]),
         (BROKERED, [Vec::new(), programs, place(BRIDGE)]),
     ] {

@@ -30,7 +30,7 @@ pub fn with_every_uid(directory: &Path) -> io::Result<()> {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o777))?;
     match setxattr(directory, DEFAULT_ACL, &EVERYBODY, XattrFlags::empty()) {
         Ok(()) => {}
-        Err(error) if matches!(error, rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM) => {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM) => {
             tracing::warn!(directory = %directory.display(), "no ACLs here: what a container's umask takes away stays away");
         }
         Err(error) => return Err(error.into()),
