@@ -228,6 +228,28 @@ impl Session {
         Ok(furniture)
     }
 
+    /// Writes what its container finds, and says what whoever starts it needs.
+    fn furnish_container(
+        &self,
+        Ground { git, signs, over }: Ground,
+        container: &Container,
+    ) -> Result<container::Furniture, ContainerError> {
+        let (excludes, excluding) = git.excludes().unzip();
+        let content = container::Content {
+            id: &self.id,
+            sockets: &self.sockets,
+            policy: &self.policy,
+            project: &self.project,
+            preferences: [git.preferences, signs.settings, Vec::from_iter(excluding)].concat(),
+            files: signs.files.into_iter().chain(excludes).collect(),
+        };
+        let over = container.moved(&self.directory, over)?;
+        let mut furniture = container.furnish(content)?;
+        furniture.mounts.extend(over);
+        furniture.warnings.splice(0..0, git.notes.into_iter().chain(signs.notes));
+        Ok(furniture)
+    }
+
     /// Counts an event of the audit log, for the report.
     pub fn count(&self, event: &str) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -321,24 +343,19 @@ pub async fn open_for_container(
     opening: Opening,
     container: &Container,
 ) -> Result<(Session, container::Furniture), OpenError> {
-    let (mut session, Ground { git, signs, over }) =
-        begin(paths, opening, (container.target.is_some(), true)).await?;
+    let (mut session, ground) = begin(paths, opening, (container.target.is_some(), true)).await?;
     session.expires = Some(session.opened + Duration::from_secs(container.lasts));
     session.name.clone_from(&container.name);
-    let (excludes, excluding) = git.excludes().unzip();
-    let content = container::Content {
-        id: &session.id,
-        sockets: &session.sockets,
-        policy: &session.policy,
-        project: &session.project,
-        preferences: [git.preferences, signs.settings, Vec::from_iter(excluding)].concat(),
-        files: signs.files.into_iter().chain(excludes).collect(),
-    };
-    let over = container.moved(&session.directory, over)?;
-    let mut furniture = container.furnish(content)?;
-    furniture.mounts.extend(over);
-    furniture.warnings.splice(0..0, git.notes.into_iter().chain(signs.notes));
-    Ok((session, furniture))
+    match session.furnish_container(ground, container) {
+        Ok(furniture) => Ok((session, furniture)),
+        Err(error) => {
+            // Nobody was told of it: what was made in the project goes at once.
+            session.close();
+            session.is_over();
+            drop(tokio::task::spawn_blocking(move || session.finish()).await);
+            Err(error.into())
+        }
+    }
 }
 
 /// Makes what every session has. `covered` is whether the project's place inside is known: only then can anything be over
