@@ -249,6 +249,70 @@ fn a_push_that_sets_upstream_works_inside_and_the_host_sees_what_was_pushed() {
 }
 
 #[test]
+fn what_a_session_says_of_an_upstream_moves_nothing_until_upstream_says_it() {
+    let world = World::new();
+    let server = SshServer::start(&world, SshVersion::V2);
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    world.policy("careful", CAREFUL);
+    let own = upstream.display().to_string();
+    world.git(&project, &["push", "-q", &own, "main"]).ok();
+    world.git(&project, &["fetch", "-q", &own, "+refs/heads/*:refs/remotes/origin/*"]).ok();
+    let agreed = world.tip(&project, "origin/main");
+    // Somebody else pushes.
+    world.git(&world.home(), &["clone", "-q", "-b", "main", &own, "other"]).ok();
+    let other = world.home().join("other");
+    world.commit(&other, "theirs", "theirs\n");
+    world.git(&other, &["push", "-q", "origin", "HEAD:main"]).ok();
+    let theirs = world.tip(&upstream, "main");
+
+    let lie = "git commit -q --allow-empty -m mine; git update-ref refs/remotes/origin/main HEAD; \
+        git remote add fork https://f.example/f.git; git update-ref refs/remotes/fork/x HEAD; git status -sb; \
+        git push --force origin main; true";
+    let ran = world.run(&project, "careful", lie).ok();
+    assert!(ran.stdout.contains("## main...origin/main\n") || ran.stdout.contains("## main\n"), "{ran:?}");
+    assert_eq!(world.tip(&project, "origin/main"), agreed, "the user's own is not moved: {ran:?}");
+    assert_eq!(
+        world.tip(&upstream, "main"),
+        theirs,
+        "it is no fast-forward, whatever the session says: {ran:?}"
+    );
+    let refs = world.git(&project, &["for-each-ref", "--format=%(refname)"]).ok().stdout;
+    assert!(refs.contains("/remotes/origin/main\n") && !refs.contains("fork"), "{refs}");
+    assert!(ran.stderr.contains("upstream did not say that it has this"), "{ran:?}");
+    assert!(ran.stderr.contains("refs/remotes/fork: the host has no such remote"), "{ran:?}");
+
+    let fetch = "git fetch -q origin && git rev-parse origin/main";
+    let ran = world.run(&project, "careful", fetch).ok();
+    assert_eq!(ran.stdout.trim(), theirs);
+    assert_eq!(
+        world.tip(&project, "origin/main"),
+        theirs,
+        "upstream said it: {ran:?}\n{}",
+        world.broker_log()
+    );
+}
+
+const CAREFUL: &str = r#"
+name = "careful"
+description = "Nothing but fast-forwards."
+
+[[fetch]]
+name = "own remotes"
+remote = "{remotes}"
+decision = "allow"
+reason = "a test"
+
+[[push]]
+name = "own remotes"
+remote = "{remotes}"
+updates = ["create", "fast-forward"]
+decision = "allow"
+risks = "accept"
+reason = "a test"
+"#;
+
+#[test]
 fn the_projects_own_hooks_run_inside_wherever_they_lie() {
     Twins::each(|twins| {
         let hook = |directory: &str| {

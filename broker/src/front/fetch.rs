@@ -31,6 +31,7 @@ pub(super) async fn advertise(front: Front, remote: Remote, request: Request) ->
     let version = git_protocol(&request);
     match upstream.advertisement(Service::UploadPack, version.as_deref()).await {
         Ok(answer) => {
+            front.session.upstreams.note(&remote, advertisement::refs(&answer.bytes));
             let mut body = b"001e# service=git-upload-pack\n0000".to_vec();
             body.extend(advertisement::of_upload_pack(&answer.bytes));
             served(Service::UploadPack, "advertisement", Body::from(body))
@@ -54,7 +55,11 @@ pub(super) async fn upload_pack(front: Front, remote: Remote, request: Request) 
     let encoding = encoding.map(str::to_owned);
     let body = request.into_body().into_data_stream().map_err(std::io::Error::other);
     match upstream.rpc(Service::UploadPack, version.as_deref(), encoding.as_deref(), body).await {
-        Ok(stream) => served(Service::UploadPack, "result", Body::from_stream(stream)),
+        Ok(stream) => {
+            let (session, mut listing) = (front.session.clone(), advertisement::Listing::default());
+            let noted = stream.inspect_ok(move |bytes| session.upstreams.note(&remote, listing.see(bytes)));
+            served(Service::UploadPack, "result", Body::from_stream(noted))
+        }
         Err(error) => {
             tracing::info!(%remote, error = %chain(&error), "an upstream did not answer a fetch");
             refuse(&error.for_session())

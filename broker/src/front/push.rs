@@ -13,7 +13,7 @@ use keyhatch_policies::{
     Operation, PushOperation, Service as PolicyService, Terms, judge, judge_ref, judge_remote,
     push_credential,
 };
-use keyhatch_protocol::{RefUpdate, Remote, UpdateKind};
+use keyhatch_protocol::{ObjectId, RefName, RefUpdate, Remote, UpdateKind};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -47,6 +47,7 @@ pub(super) async fn advertise(front: Front, remote: Remote, request: Request) ->
         Ok(answer) => {
             let (bytes, tips) = advertisement::of_receive_pack(&answer.bytes);
             session.remember_tips(&remote, tips);
+            session.upstreams.note(&remote, advertisement::refs(&answer.bytes));
             let mut body = b"001f# service=git-receive-pack\n0000".to_vec();
             body.extend(bytes);
             served(Service::ReceivePack, "advertisement", Body::from(body))
@@ -291,6 +292,7 @@ impl Push {
             match chunk {
                 Ok(bytes) => {
                     outcome.see(&bytes);
+                    session.upstreams.note(&self.remote, taken(claim, &outcome));
                     // A client that left now does not stop what was approved and sent.
                     self.client.send(bytes).await;
                 }
@@ -346,6 +348,15 @@ impl Push {
             tracing::error!(%error, "a push was sent, but its outcome could not be recorded");
         }
     }
+}
+
+/// What upstream has now, by its own report.
+fn taken<'c>(claim: &'c PushClaim, outcome: &Outcome) -> impl Iterator<Item = (RefName, ObjectId)> + use<'c> {
+    let lines = outcome.lines();
+    let ok = move |update: &&RefUpdate| {
+        !update.new.is_zero() && lines.iter().any(|line| *line == format!("ok {}", update.ref_name))
+    };
+    claim.updates.iter().filter(ok).map(|update| (update.ref_name.clone(), update.new.clone()))
 }
 
 fn described(

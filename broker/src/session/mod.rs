@@ -6,6 +6,7 @@ pub mod gitdir;
 mod project;
 pub mod report;
 mod settings;
+pub mod told;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ use crate::ssh_agent;
 use container::{Container, ContainerError, SessionName};
 use gitdir::{Keeper, Record, Source, nested};
 use report::Section;
+use told::Told;
 
 pub(crate) use git_config::{Setting, parse_list};
 pub use keyhatch_protocol::message::SOCKETS_INSIDE;
@@ -95,6 +97,8 @@ pub struct Session {
     pub objects: Vec<PathBuf>,
     /// Secrets of the project's own configuration; used upstream, never shown inside.
     pub secrets: ProjectSecrets,
+    /// What its upstreams said that they have.
+    pub upstreams: Arc<Told>,
     /// How it signs.
     pub signing: Signing,
     /// Held while a signature is asked for: one answer covers those that follow.
@@ -390,11 +394,12 @@ async fn begin(
         submodules: git.submodules.clone(),
         identities: signing.identities.clone(),
     };
+    let told = Arc::new(Told::default());
     let (keeper, over) = if own {
         let record = Record::new(&id, &directory, &policy, container);
         let at = paths.git_directories().join(id.as_str());
         let made_of = (std::mem::take(&mut git.sources), policy.repository().protect.clone());
-        let (keeper, over) = own_git_directory(at, record, made_of).await?;
+        let (keeper, over) = own_git_directory((at, &told), record, made_of).await?;
         let read_only = access == ProjectAccess::Read;
         let over = over.into_iter().map(|m| Mount { read_only: m.read_only || read_only, ..m }).collect();
         (Some(keeper), over)
@@ -409,6 +414,7 @@ async fn begin(
         project,
         objects: std::mem::take(&mut git.objects),
         secrets: std::mem::take(&mut git.secrets),
+        upstreams: told,
         signing,
         asking: tokio::sync::Mutex::default(),
         opened: SystemTime::now(),
@@ -440,14 +446,15 @@ async fn repositories_inside(paths: &Paths, project: &Path) -> BTreeSet<PathBuf>
 
 /// Makes the session's own git directories and starts to watch them.
 async fn own_git_directory(
-    directory: PathBuf,
+    (directory, told): (PathBuf, &Arc<Told>),
     mut record: Record,
     (sources, protect): (Vec<Source>, Vec<String>),
 ) -> Result<(Keeper, Vec<Mount>), OpenError> {
+    let told = Arc::clone(told);
     let made = tokio::task::spawn_blocking(move || {
         let ground = gitdir::Ground { directory: &directory, sources: &sources, protect: &protect };
         let mounts = gitdir::build(&ground, &mut record)?;
-        Ok((Keeper::start(&directory, record)?, mounts))
+        Ok((Keeper::start(&directory, record, told)?, mounts))
     });
     made.await
         .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))

@@ -43,6 +43,7 @@ pub(super) fn adopt(blank: &Blank) -> io::Result<Option<State>> {
         format,
         reftable: false,
         partial: false,
+        tracking: Vec::new(),
         trees: vec![Tree { within: ".".into(), has_index: true, head, logged: 0, host_log: 0 }],
         base: Base::default(),
         floors: BTreeMap::new(),

@@ -75,6 +75,7 @@ pub fn build(
         format: repository.format,
         reftable: repository.reftable,
         partial: repository.partial,
+        tracking: Vec::new(),
         trees: Vec::new(),
         base: Base::default(),
         floors: std::collections::BTreeMap::new(),

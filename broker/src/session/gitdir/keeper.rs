@@ -23,6 +23,7 @@ use super::sync::Round;
 use super::{admit, adopt, changes, coming, lock, nested, placeholder, report, untouched};
 use crate::cause::chain;
 use crate::session::report::Section;
+use crate::session::told::Told;
 
 /// How often both sides are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -52,13 +53,13 @@ impl Keeper {
     ///
     /// # Errors
     /// When no thread can be had, or the record not be written.
-    pub fn start(directory: &Path, record: Record) -> io::Result<Self> {
+    pub fn start(directory: &Path, record: Record, told: Arc<Told>) -> io::Result<Self> {
         record.keep(directory)?;
         let (orders, received) = channel();
         let record = Arc::new(Mutex::new(record));
         let (directory, shared) = (directory.to_owned(), Arc::clone(&record));
         let thread = thread::Builder::new().name("gitdir".into()).spawn(move || {
-            let mut work = Work::new(directory, shared);
+            let mut work = Work::new(directory, shared, told);
             work.watch(&received);
         })?;
         Ok(Self { orders, thread: Mutex::new(Some(thread)), record })
@@ -91,14 +92,21 @@ impl Keeper {
 struct Work {
     directory: PathBuf,
     record: Arc<Mutex<Record>>,
+    told: Arc<Told>,
     seen: Vec<Vec<Stamp>>,
     attempts: Vec<BTreeMap<RefName, u8>>,
 }
 
 impl Work {
-    fn new(directory: PathBuf, record: Arc<Mutex<Record>>) -> Self {
+    fn new(directory: PathBuf, record: Arc<Mutex<Record>>, told: Arc<Told>) -> Self {
         let count = record.lock().unwrap_or_else(PoisonError::into_inner).repositories.len();
-        Self { directory, record, seen: vec![Vec::new(); count], attempts: vec![BTreeMap::new(); count] }
+        Self {
+            directory,
+            record,
+            told,
+            seen: vec![Vec::new(); count],
+            attempts: vec![BTreeMap::new(); count],
+        }
     }
 
     fn watch(&mut self, orders: &Receiver<Order>) {
@@ -178,8 +186,16 @@ impl Work {
         };
         let mut none = BTreeMap::new();
         let attempts = self.attempts.get_mut(at).unwrap_or(&mut none);
-        let played =
-            Round { state: &mut state, project: &project, session: &session, limits, last, attempts }.play();
+        let played = Round {
+            state: &mut state,
+            project: &project,
+            session: &session,
+            limits,
+            last,
+            attempts,
+            told: &self.told,
+        }
+        .play();
         // Also after a failure: what was done until then was done.
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = record.repositories.get_mut(at)
@@ -311,7 +327,8 @@ pub fn recover(directory: &Path, finished: impl Fn(&Record, Vec<Section>) + Send
                 }
             }
             let shared = Arc::new(Mutex::new(record.clone()));
-            let mut work = Work::new(path.clone(), shared);
+            // What upstreams told the broker that died is lost: a fetch on the host tells it again.
+            let mut work = Work::new(path.clone(), shared, Arc::default());
             while !is_over(&path) {
                 work.rounds(false);
                 thread::sleep(TICK * 5);

@@ -44,6 +44,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use keyhatch_policies::rules::Mount;
+use keyhatch_protocol::Remote;
 
 pub(in crate::session) use beneath::Stamp;
 pub use keeper::{Keeper, hold, recover};
@@ -53,6 +54,7 @@ use state::Blank;
 pub use state::{Record, State};
 
 use super::git_config::{Setting, render};
+use super::told::Tracking;
 use crate::paths::make_private;
 
 /// A repository with the configuration that its session gets.
@@ -115,7 +117,8 @@ fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
         }
         let number = record.repositories.len();
         let own = ground.directory.join(number.to_string());
-        let (state, linked) = build::build(repository, (number, &own), &render(&source.config))?;
+        let (mut state, linked) = build::build(repository, (number, &own), &render(&source.config))?;
+        state.tracking = tracking(&source.config);
         if number == 0 {
             submodules = linked;
         }
@@ -159,6 +162,23 @@ fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
     // A parent mounted later would hide what is mounted below it.
     mounts.sort_by_key(|mount| mount.target.components().count());
     Ok(mounts)
+}
+
+/// Where a configuration keeps what it knows of upstreams.
+fn tracking(config: &[Setting]) -> Vec<Tracking> {
+    let fetches = config.iter().filter_map(|setting| {
+        let name = setting.key.strip_prefix("remote.")?.strip_suffix(".fetch")?;
+        Some((name, setting.value.as_str()))
+    });
+    let upstreams = |name: &str| -> Vec<Option<Remote>> {
+        let keys = [format!("remote.{name}.url"), format!("remote.{name}.pushurl")];
+        let urls = config.iter().filter(|setting| keys.contains(&setting.key));
+        urls.map(|setting| Remote::parse(&setting.value).ok()).collect()
+    };
+    let of = |(name, refspec)| {
+        upstreams(name).into_iter().filter_map(move |remote| Tracking::parse(remote, refspec))
+    };
+    fetches.flat_map(of).collect()
 }
 
 /// A project without a repository: where git inside may make one. The host's own would obey what it finds there.

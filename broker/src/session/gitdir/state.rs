@@ -15,6 +15,7 @@ use super::placeholder::Placeholder;
 use super::refs::{Base, Head};
 use crate::approval::seconds;
 use crate::inspect::Limits;
+use crate::session::told::Tracking;
 
 /// Longest record that is read back.
 const MAX_RECORD: u64 = 256 * 1024 * 1024;
@@ -72,6 +73,9 @@ pub struct State {
     pub reftable: bool,
     /// Whether the host lacks promised objects.
     pub partial: bool,
+    /// Where the host keeps what it knows of upstreams.
+    #[serde(default)]
+    pub tracking: Vec<Tracking>,
     /// The worktrees that the session sees.
     pub trees: Vec<Tree>,
     /// Refs that both sides last agreed on.

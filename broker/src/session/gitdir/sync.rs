@@ -20,11 +20,14 @@ use super::refs::{Changes, Head, Refs};
 use super::state::{Moved, Parked, State};
 use super::{added, coming, headlog, mirror, stash, worktree};
 use crate::inspect::Limits;
+use crate::session::told::Told;
 
 /// Rounds in which a ref is tried again that another command was faster with; then it waits for the user.
 const PATIENCE: u8 = 5;
 /// More refs than these move in calls of many, without a log entry of their own.
 const BATCH: usize = 16;
+/// Where what is known of upstreams is kept.
+const REMOTES: &str = "refs/remotes/";
 /// Most things that a report says were refused.
 const MAX_REFUSED: usize = 50;
 
@@ -53,6 +56,8 @@ pub struct Round<'r> {
     pub last: bool,
     /// How often a ref was not to be had, by name.
     pub attempts: &'r mut BTreeMap<RefName, u8>,
+    /// What upstreams said.
+    pub told: &'r Told,
 }
 
 /// Both sides, as a round sees them.
@@ -189,7 +194,9 @@ impl Round<'_> {
                 self.take_deletion(change, old.as_ref());
                 continue;
             };
-            if let Some(why) = self.objection(view, change, old.as_ref()) {
+            if self.is_of_no_remote(&change.name) {
+                self.keep_inside(change);
+            } else if let Some(why) = self.objection(view, change, old.as_ref()) {
                 self.park(change, new, why);
             } else if !heads.contains(&change.name) && change.log.len() < 2 {
                 plain.push((change, old, new));
@@ -234,8 +241,34 @@ impl Round<'_> {
         if name.as_str().starts_with("refs/tags/") && old.is_some() {
             return Some("the host has this tag already".into());
         }
-        let remote = name.as_str().starts_with("refs/remotes/");
-        (!change.descends && !remote).then(|| "it does not go on from what is on the host".into())
+        if name.as_str().starts_with(REMOTES) {
+            let new = change.new.as_ref()?;
+            return (!self.is_told(name, new)).then(|| "upstream did not say that it has this".into());
+        }
+        (!change.descends).then(|| "it does not go on from what is on the host".into())
+    }
+
+    /// Whether an upstream said what this remote-tracking branch says: a session's word for it would move what the user
+    /// compares with, and pushes with `--force-with-lease` against.
+    fn is_told(&self, name: &RefName, id: &ObjectId) -> bool {
+        self.state.tracking.iter().any(|tracking| {
+            let there = tracking.there(name).zip(tracking.remote.as_ref());
+            there.is_some_and(|(there, remote)| self.told.said(remote, &there, id))
+        })
+    }
+
+    /// Whether it would be a remote-tracking branch of a remote that the host does not have.
+    fn is_of_no_remote(&self, name: &RefName) -> bool {
+        name.as_str().starts_with(REMOTES)
+            && !self.state.tracking.iter().any(|tracking| tracking.there(name).is_some())
+    }
+
+    /// Leaves a ref where it is; whole remotes are said once.
+    fn keep_inside(&mut self, change: &RefChange) {
+        self.state.settled.insert(change.name.clone(), change.new.clone());
+        let remote = change.name.as_str().trim_start_matches(REMOTES).split('/').next().unwrap_or_default();
+        let why = "the host has no such remote: its branches stay inside".to_owned();
+        self.refuse(Refused { what: format!("{REMOTES}{remote}"), why });
     }
 
     /// Moves one ref, step by step as the session's log says, so that the host's log reads the same.
