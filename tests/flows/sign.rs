@@ -262,3 +262,61 @@ fn a_signature_whose_client_went_away_is_withdrawn_and_a_failure_says_so_before_
     );
     assert!(!failed.all().contains("Everything up-to-date"), "{failed:?}");
 }
+
+#[test]
+fn what_the_users_configuration_includes_counts_as_it_does_for_their_own_git() {
+    for condition in [
+        "include",
+        "includeIf \"gitdir:~/../p/\"",
+        "includeIf \"gitdir/i:**/P/\"",
+        "includeIf \"hasconfig:remote.*.url:https://git.invalid/**\"",
+    ] {
+        let (world, project) = world();
+        key(&world, &["-t", "ed25519", "-N", ""]);
+        // Everything about signatures moves into another file; git finds it by the condition alone.
+        let whole = std::fs::read_to_string(world.path("home/.gitconfig")).expect("a configuration");
+        let at = whole.find("[gpg").expect("the signing part");
+        let condition =
+            condition.replace("~/..", &world.path("").display().to_string().trim_end_matches('/').to_owned());
+        world.write("home/more", &format!("{}[user]\n\temail = ada@work.example\n", &whole[at..]));
+        world.write(
+            "home/.gitconfig",
+            &format!("{}[{condition}]\n\tpath = more\n[user]\n\tname = Ada at Work\n", &whole[..at]),
+        );
+        let host = world.git(&project, &["config", "user.email"]).ok().stdout;
+        assert_eq!(host, "ada@work.example\n", "the host's git finds it: {condition}");
+        world
+            .run(
+                &project,
+                "default",
+                "git commit -qm 'No option at all' --allow-empty && git verify-commit HEAD",
+            )
+            .ok();
+        assert_eq!(
+            world.git(&project, &["log", "-1", "--format=%cn <%ce>"]).ok().stdout,
+            "Ada at Work <ada@work.example>\n"
+        );
+        assert_eq!(records(&world, "signed")[0]["as"], "Ada at Work <ada@work.example>", "{condition}");
+    }
+}
+
+#[test]
+fn an_included_file_that_the_agent_can_write_is_not_obeyed_and_the_projects_own_key_is() {
+    let (world, project) = world();
+    key(&world, &["-t", "ed25519", "-N", ""]);
+    let included = world.path("p/shared.config").display().to_string();
+    world.write("p/shared.config", "[user]\n\temail = eve@example.org\n");
+    world.git(&world.home(), &["config", "--global", "include.path", &included]).ok();
+    let done = world.run(&project, "default", "git config user.email").ok();
+    assert_eq!(done.stdout, "ada@example.org\n");
+    assert!(done.stderr.contains("shared.config is not obeyed"), "{done:?}");
+    // A key that the user chose for this one project counts here, and in no other.
+    let made = world.command("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", "work"]).status();
+    assert!(made.expect("ssh-keygen runs").success());
+    let work = world.path("home/work.pub").display().to_string();
+    world.git(&project, &["config", "user.signingkey", &work]).ok();
+    world.run(&project, "default", "git commit -q --allow-empty -m x").ok();
+    let line = world.command("ssh-keygen").arg("-lf").arg(&work).output().expect("ssh-keygen runs").stdout;
+    let expected = String::from_utf8_lossy(&line).split(' ').nth(1).expect("a fingerprint").to_owned();
+    assert_eq!(records(&world, "signed")[0]["key"], expected);
+}

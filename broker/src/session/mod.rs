@@ -7,6 +7,7 @@ mod project;
 pub mod report;
 mod settings;
 pub mod told;
+mod user_config;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

@@ -16,6 +16,7 @@ use super::git_config::{Setting, is_harmless_preference, parse_list, render};
 use super::gitdir::nested::MAX_NESTED;
 use super::gitdir::{DotGit, Repository, Source};
 use super::settings;
+use super::user_config::{self, Place, UserConfig};
 use crate::credential::ProjectSecrets;
 use crate::paths::config_home;
 
@@ -65,7 +66,19 @@ pub struct ProjectGit {
     /// Its repositories, each with a cleaned configuration; the project's own first.
     pub sources: Vec<Source>,
     user: Vec<Setting>,
+    /// What the project's own configuration says of who signs, with which key and when.
+    signs: Vec<Setting>,
 }
+
+/// Settings of the project's own that say how it is signed, beside names and addresses.
+const SIGNS: &[&str] = &[
+    "user.signingkey",
+    "gpg.format",
+    "commit.gpgsign",
+    "tag.gpgsign",
+    "tag.forcesignannotated",
+    "push.gpgsign",
+];
 
 impl ProjectGit {
     /// Reads what a session needs. A directory that is no repository is a project too, without git.
@@ -83,14 +96,17 @@ impl ProjectGit {
             }
         };
         // At once: a git takes two milliseconds to start, which is a third of what a whole start may take.
-        let (user, raw) = tokio::try_join!(settings::of_user(), own)?;
+        let (listed, raw) = tokio::try_join!(settings::of_user(), own)?;
+        let UserConfig { settings: user, notes } =
+            user_config::of(listed, &place(project, repository.as_ref(), &raw)).await;
         let preferences = user.iter().filter(|setting| is_harmless_preference(setting)).cloned().collect();
-        let mut git = Self { preferences, user, ..Self::default() };
+        let mut git = Self { preferences, user, notes, ..Self::default() };
         let Some(repository) = repository else {
             git.read_nested(project, nested).await?;
             return Ok(git);
         };
         git.secrets = ProjectSecrets::from_config_list(&raw);
+        git.signs = parse_list(&raw).into_iter().filter(says_who_signs).collect();
         git.objects.clone_from(&repository.stores);
         let source = git.source(repository, &raw, project);
         let urls = |suffix: &str, section: &str| -> Vec<Remote> {
@@ -172,13 +188,11 @@ impl ProjectGit {
         Source { repository, config, hooks }
     }
 
-    /// The settings that say who the user is and how they sign: the system's, the user's, and the project's own names.
+    /// The settings that say who the user is and how they sign: the system's, the user's, and the project's own, which
+    /// may name a key and when to sign, never a program.
     #[must_use]
     pub fn signing_settings(&self) -> Vec<Setting> {
-        let own =
-            |s: &&Setting| ["user.", "author.", "committer."].iter().any(|role| s.key.starts_with(role));
-        let project = self.sources.first().into_iter().flat_map(|source| &source.config);
-        self.user.iter().chain(project.filter(own)).cloned().collect()
+        self.user.iter().chain(&self.signs).cloned().collect()
     }
 
     /// The mounts where the session shares the project's own git directory: configuration and hooks are read-only.
@@ -282,6 +296,27 @@ fn without_userinfo(url: &str) -> String {
     match rest[..end].rfind('@') {
         Some(at) if scheme.starts_with("http") => format!("{scheme}://{}", &rest[at + 1..]),
         _ => url.to_owned(),
+    }
+}
+
+fn says_who_signs(setting: &Setting) -> bool {
+    let named = |role: &&str| {
+        let name = setting.key.strip_prefix(*role);
+        matches!(name, Some(".name" | ".email"))
+    };
+    SIGNS.contains(&setting.key.as_str()) || ["user", "author", "committer"].iter().any(|role| named(&role))
+}
+
+/// What the conditions of the user's own configuration ask about.
+fn place<'p>(project: &'p Path, repository: Option<&Repository>, raw: &[u8]) -> Place<'p> {
+    // By its own name and by the one that the user went there with.
+    let named = |repository: &Repository| vec![repository.git_dir.clone(), project.join(".git")];
+    let settings = parse_list(raw);
+    let urls = settings.into_iter().filter(|s| s.key.starts_with("remote.") && s.key.ends_with(".url"));
+    Place {
+        project,
+        git_dirs: repository.map(named).unwrap_or_default(),
+        remotes: urls.map(|setting| setting.value).collect(),
     }
 }
 

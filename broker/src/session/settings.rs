@@ -1,7 +1,7 @@
 //! What git's configuration says: read by git itself, remembered for as long as no file that it was read from changed.
 //!
 //! Comes in: the user's own files, and configuration files of repositories, which are only parsed (`--no-includes`).
-//! Goes out: what `git config --list -z` prints. A git takes milliseconds to start, and a session would start three.
+//! Goes out: what `git config --list -z` prints. A git takes milliseconds to start, and a session would start two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use super::git_config::{Setting, parse_list};
 use super::gitdir::Stamp;
 use super::project::ProjectError;
+use super::user_config::{Placed, beside, parse};
 
 /// A `git config` takes milliseconds; one that hangs waits for a network file system.
 const CONFIG_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,15 +23,15 @@ const MAX_REMEMBERED: usize = 500;
 type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
 
 /// The user's settings, and the files that they came from.
-static USER: Mutex<Option<(Stamps, Vec<Setting>)>> = Mutex::new(None);
+static USER: Mutex<Option<(Stamps, Vec<Placed>)>> = Mutex::new(None);
 /// Listed files of repositories.
 static FILES: Mutex<BTreeMap<PathBuf, (Stamp, Vec<u8>)>> = Mutex::new(BTreeMap::new());
 
-/// The system's settings, then the user's: of several values the last counts.
+/// The system's settings, then the user's, with what they include whatever the repository is.
 ///
 /// # Errors
 /// When git cannot be run, or cannot read a file.
-pub(super) async fn of_user() -> Result<Vec<Setting>, ProjectError> {
+pub(super) async fn of_user() -> Result<Vec<Placed>, ProjectError> {
     {
         let known = USER.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((stamps, settings)) = &*known
@@ -41,10 +41,9 @@ pub(super) async fn of_user() -> Result<Vec<Setting>, ProjectError> {
         }
     }
     let before = places().map(|places| looked_at(places.iter()));
-    let (system, global) = tokio::try_join!(list_raw(&["--system"]), list_raw(&["--global"]))?;
-    let settings = [parse_list(&system), parse_list(&global)].concat();
+    let settings = parse(&git_config(&["--show-origin", "--list"]).await?);
     let remembered = before.and_then(|before| {
-        let stamps = with_included(before, &settings)?;
+        let stamps = with_included(before, &settings);
         let settled = stamps.values().flatten().all(|stamp| !stamp.is_fresh());
         settled.then(|| (stamps, settings.clone()))
     });
@@ -64,7 +63,7 @@ pub(super) async fn of_file(file: &Path) -> Result<Vec<u8>, ProjectError> {
     {
         return Ok(listed);
     }
-    let listed = list_raw(&["--no-includes", "--file", &file.to_string_lossy()]).await?;
+    let listed = git_config(&["--no-includes", "--file", &file.to_string_lossy(), "--list"]).await?;
     if let Some(stamp) = stamp.filter(|stamp| !stamp.is_fresh()) {
         let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
         if files.len() >= MAX_REMEMBERED {
@@ -91,25 +90,16 @@ fn places() -> Option<BTreeSet<PathBuf>> {
     Some(places)
 }
 
-/// Adds the files that others include, whether the condition holds or not. None where a path cannot be known.
-fn with_included(mut stamps: Stamps, settings: &[Setting]) -> Option<Stamps> {
-    let includes = settings.iter().filter(|setting| {
-        setting.key == "include.path"
-            || setting.key.starts_with("includeif.") && setting.key.ends_with(".path")
-    });
-    let home = PathBuf::from(std::env::var_os("HOME")?);
-    for include in includes {
-        let path = match include.value.strip_prefix("~/") {
-            Some(rest) => home.join(rest),
-            None => PathBuf::from(&include.value),
-        };
-        // Relative ones are so to the file that says it, which is not told here.
-        if !path.is_absolute() {
-            return None;
+/// Adds the files that others include, whether the condition holds or not.
+fn with_included(mut stamps: Stamps, settings: &[Placed]) -> Stamps {
+    for Placed { setting, file } in settings {
+        let condition = setting.key.starts_with("includeif.") && setting.key.ends_with(".path");
+        if condition || setting.key == "include.path" {
+            let path = beside(file, &setting.value);
+            stamps.entry(path.clone()).or_insert_with(|| stamp_of(&path));
         }
-        stamps.entry(path.clone()).or_insert_with(|| stamp_of(&path));
     }
-    Some(stamps)
+    stamps
 }
 
 fn looked_at<'p>(paths: impl Iterator<Item = &'p PathBuf>) -> Stamps {
@@ -121,11 +111,15 @@ fn stamp_of(path: &Path) -> Option<Stamp> {
     std::fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata))
 }
 
-async fn list_raw(scope: &[&str]) -> Result<Vec<u8>, ProjectError> {
-    let failed = || ProjectError::Config { file: scope.last().copied().unwrap_or_default().to_owned() };
+/// Runs `git config -z` with the user's own places and nothing else: no repository is discovered, no variable obeyed.
+pub(super) async fn git_config(arguments: &[&str]) -> Result<Vec<u8>, ProjectError> {
+    let failed = || {
+        let file = arguments.iter().skip_while(|argument| **argument != "--file").nth(1);
+        ProjectError::Config { file: file.map_or("the user's configuration", |file| *file).to_owned() }
+    };
     let mut git = Command::new("git");
-    // In `/` and with nothing but the user's own places: no repository is discovered, no variable obeyed.
-    git.current_dir("/").env_clear().arg("config").args(scope).args(["--list", "-z"]).kill_on_drop(true);
+    git.current_dir("/").env_clear().env("GIT_DIR", "/nonexistent").kill_on_drop(true);
+    git.args(["config", "-z"]).args(arguments);
     for name in ["HOME", "PATH", "XDG_CONFIG_HOME"] {
         if let Some(value) = std::env::var_os(name) {
             git.env(name, value);
@@ -133,7 +127,5 @@ async fn list_raw(scope: &[&str]) -> Result<Vec<u8>, ProjectError> {
     }
     let output = tokio::time::timeout(CONFIG_TIMEOUT, git.output()).await.map_err(|_| failed())?;
     let output = output.map_err(ProjectError::Git)?;
-    let missing = scope.len() == 1 && output.stdout.is_empty();
-    // A scope whose file does not exist is an error to git and an empty list to us.
-    if output.status.success() || missing { Ok(output.stdout) } else { Err(failed()) }
+    if output.status.success() { Ok(output.stdout) } else { Err(failed()) }
 }

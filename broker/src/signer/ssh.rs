@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -102,7 +103,10 @@ pub(super) fn expanded(path: &str) -> PathBuf {
 /// A small text file; none where it cannot be read, or is not small or not text.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Option<zeroize::Zeroizing<String>> {
     let mut text = zeroize::Zeroizing::new(String::new());
-    File::open(path).ok()?.take(limit + 1).read_to_string(&mut text).ok()?;
+    // A pipe at this place must not hold the broker.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    file.take(limit + 1).read_to_string(&mut text).ok()?;
     (text.len() as u64 <= limit).then_some(text)
 }
 
