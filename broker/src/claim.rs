@@ -103,6 +103,12 @@ impl Certificate {
         Ok(Self { promise, digests: (digest(&covered), digest(&signature)) })
     }
 
+    /// The server's nonce; empty where it gave none.
+    #[must_use]
+    pub fn nonce(&self) -> &str {
+        self.promise.nonce.as_deref().unwrap_or_default()
+    }
+
     /// Whether it is for this remote, as the session's git calls it: its front end's address, or its own.
     #[must_use]
     pub fn is_for(&self, remote: &Remote) -> bool {

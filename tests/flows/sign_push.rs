@@ -85,6 +85,95 @@ fn a_push_says_of_each_commit_whether_its_signature_is_ours_foreign_or_bad() {
     push.finish().ok();
 }
 
+/// A server that gives nonces and writes down what it thinks of a certificate.
+struct Checking {
+    upstream: PathBuf,
+    project: PathBuf,
+    key: String,
+    seen: PathBuf,
+}
+
+impl Checking {
+    fn new(world: &World, upstream: PathBuf, project: PathBuf, slop: Option<&str>) -> Self {
+        let public = signing(world, "ours");
+        config(world, &[("gpg.format", "ssh"), ("user.signingkey", &public.display().to_string())]);
+        let signers = format!("ada@example.org {}", std::fs::read_to_string(&public).expect("a key"));
+        let signers = world.write("srv/allowed_signers", &signers).display().to_string();
+        let nonces =
+            [("receive.certNonceSeed", "a seed of the server's"), ("gpg.ssh.allowedSignersFile", &signers)];
+        for (name, value) in nonces.into_iter().chain(slop.map(|slop| ("receive.certNonceSlop", slop))) {
+            world.git(&upstream, &["config", name, value]).ok();
+        }
+        let seen = world.path("srv/seen");
+        let hook = format!(
+            "#!/bin/sh\necho \"$GIT_PUSH_CERT_STATUS $GIT_PUSH_CERT_NONCE_STATUS $GIT_PUSH_CERT_KEY\" > {}\n",
+            seen.display()
+        );
+        world.write_mode("srv/r.git/hooks/pre-receive", &hook, 0o755);
+        Self { upstream, project, key: fingerprint(world, &public), seen }
+    }
+
+    /// What the server wrote of the push that just came.
+    fn seen(&self, world: &World) -> String {
+        assert_eq!(world.tip(&self.upstream, "main"), world.tip(&self.project, "main"));
+        let seen = std::fs::read_to_string(&self.seen).expect("the hook ran");
+        assert!(seen.contains(&self.key), "{seen}");
+        seen
+    }
+}
+
+#[test]
+fn a_signed_push_over_ssh_answers_the_nonce_on_the_connection_that_gave_it() {
+    let world = World::new();
+    let server = SshServer::start(&world, SshVersion::V2);
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    let checking = Checking::new(&world, upstream, project, None);
+    let push = world.start(&checking.project, "default", "git push --signed origin main");
+    world.approve_next();
+    push.finish().ok();
+    assert!(checking.seen(&world).starts_with("G OK "), "{}", checking.seen(&world));
+    // What is not signed goes as ever, and what is withdrawn and pushed again has a nonce of its own.
+    world.run(&checking.project, "default", "git commit -q --allow-empty -m x").ok();
+    let killed = world.start(&checking.project, "default", "timeout -s KILL 4 git push --signed origin main; while ! test -e go; do sleep 0.1; done; git push --signed origin main");
+    world.wait_until("the push is withdrawn", || world.pending()["withdrawn"] == true);
+    let id = world.pending_id();
+    world.keyhatch(&["approve", &id]).ok();
+    world.write("p/go", "");
+    killed.finish().ok();
+    assert!(checking.seen(&world).starts_with("G OK "), "{}", checking.seen(&world));
+    world.allow_policy();
+    world.run(&checking.project, "allow", "git commit -q --allow-empty -m y && git push -q origin main").ok();
+    assert_eq!(world.tip(&checking.upstream, "main"), world.tip(&checking.project, "main"));
+}
+
+#[test]
+fn a_signed_push_with_a_key_that_keyhatch_holds_answers_its_nonce_too() {
+    let world = World::new();
+    let server = SshServer::start(&world, SshVersion::V2);
+    let upstream = world.upstream("r.git", "sha1");
+    let url = server.url(&upstream);
+    let port = url.split(':').nth(2).and_then(|rest| rest.split('/').next()).expect("a port").to_owned();
+    let directory = world.path(&format!("sshd-{port}"));
+    world.make_directory("home/.ssh");
+    world.write(
+        "home/.ssh/known_hosts",
+        &std::fs::read_to_string(directory.join("known_hosts")).expect("hosts"),
+    );
+    world.write_mode("bin/ssh", "#!/bin/sh\nexit 255\n", 0o755);
+    let login = directory.join("id").display().to_string();
+    world.keyhatch(&["credential", "add", "ssh", "login", "--file", &login]).ok();
+    world.policy(
+        "keyed",
+        "name = \"keyed\"\ndescription = \"A named key.\"\n[[push]]\nname = \"own\"\nremote = \"{remotes}\"\n\
+         updates = [\"create\"]\ncredential = \"login\"\nrisks = \"accept\"\ndecision = \"allow\"\nreason = \"tests\"\n",
+    );
+    let project = world.project("p", &url);
+    let checking = Checking::new(&world, upstream, project, None);
+    world.run(&checking.project, "keyed", "git push --signed origin main").ok();
+    assert!(checking.seen(&world).starts_with("G OK "), "{}", checking.seen(&world));
+}
+
 #[test]
 fn a_signed_push_reaches_a_server_that_checks_its_certificate() {
     let world = World::new();
@@ -93,30 +182,12 @@ fn a_signed_push_reaches_a_server_that_checks_its_certificate() {
     server.log_in(&world);
     let upstream = world.upstream("r.git", "sha1");
     let project = world.project("p", &server.url("r.git"));
-    let public = signing(&world, "ours");
-    config(&world, &[("gpg.format", "ssh"), ("user.signingkey", &public.display().to_string())]);
-    let signers = format!("ada@example.org {}", std::fs::read_to_string(&public).expect("a key"));
-    let signers = world.write("srv/allowed_signers", &signers);
-    for (name, value) in [
-        ("receive.certNonceSeed", "a seed of the server's"),
-        ("receive.certNonceSlop", "600"),
-        ("gpg.ssh.allowedSignersFile", &signers.display().to_string()),
-    ] {
-        world.git(&upstream, &["config", name, value]).ok();
-    }
-    let seen = world.path("srv/seen");
-    let hook = format!(
-        "#!/bin/sh\necho \"$GIT_PUSH_CERT_STATUS $GIT_PUSH_CERT_NONCE_STATUS $GIT_PUSH_CERT_KEY\" > {}\n",
-        seen.display()
-    );
-    world.write_mode("srv/r.git/hooks/pre-receive", &hook, 0o755);
-    let push = world.start(&project, "default", "git push --signed -o ci.skip origin main");
+    let checking = Checking::new(&world, upstream, project, Some("600"));
+    let push = world.start(&checking.project, "default", "git push --signed -o ci.skip origin main");
     world.approve_next();
     push.finish().ok();
-    assert_eq!(world.tip(&upstream, "main"), world.tip(&project, "main"));
-    let seen = std::fs::read_to_string(seen).expect("the hook ran");
+    let seen = checking.seen(&world);
     assert!(seen.starts_with("G OK ") || seen.starts_with("G SLOP "), "{seen}");
-    assert!(seen.contains(&fingerprint(&world, &public)), "{seen}");
     let audit = world.audit();
     let sending = audit.iter().find(|record| record["event"] == "push-sending").expect("a record");
     assert_eq!(sending["certificate"]["is"], "ours", "{sending:#}");

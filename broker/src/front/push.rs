@@ -1,7 +1,7 @@
 //! A push: claim, inspection, judgement, approval, forwarding, record. The spine of the design in one file.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
@@ -24,7 +24,7 @@ use crate::approval::{Approved, Attached, Authority, Decision, Judged, Patience,
 use crate::broker::{Broker, WITHDRAWN};
 use crate::cause::chain;
 use crate::claim::{Certificate, PushClaim};
-use crate::upstream::{Answer, Service, Upstream, UpstreamError};
+use crate::upstream::{Answer, HeldConnection, Service, Upstream, UpstreamError};
 
 /// How often a held client is written to, so that a dead connection is noticed: git's own default is 5 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -48,6 +48,9 @@ pub(super) async fn advertise(front: Front, remote: Remote, request: Request) ->
             let (bytes, tips) = advertisement::of_receive_pack(&answer.bytes);
             session.remember_tips(&remote, tips);
             session.upstreams.note(&remote, advertisement::refs(&answer.bytes));
+            if let Some(held) = answer.held {
+                session.held.hold(&remote, held);
+            }
             let mut body = b"001f# service=git-receive-pack\n0000".to_vec();
             body.extend(bytes);
             served(Service::ReceivePack, "advertisement", Body::from(body))
@@ -92,7 +95,9 @@ pub(super) async fn receive_pack(front: Front, remote: Remote, request: Request)
             return served(Service::ReceivePack, "result", Body::from(refusal(&claim, &reasons)));
         }
         Ok(Arrived::Push(spooled)) => {
-            let push = Push { front, remote, client: Client { sender } };
+            let nonce = spooled.claim.certificate.as_ref().map(Certificate::nonce);
+            let held = Mutex::new(front.session.held.take(&remote, nonce));
+            let push = Push { front, remote, client: Client { sender }, held };
             tokio::spawn(push.run(spooled));
         }
         Err(error) => {
@@ -181,6 +186,8 @@ struct Push {
     front: Front,
     remote: Remote,
     client: Client,
+    /// The connection that a signed push answers; taken when it is sent.
+    held: Mutex<Option<HeldConnection>>,
 }
 
 impl Push {
@@ -334,6 +341,12 @@ impl Push {
             spool_stream(&spooled.file)
                 .map_err(|source| UpstreamError::Host { what: "read the spool", source })
         };
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(held) = held
+            && let Ok(answer) = Upstream::answer_nonce(held, body()?)
+        {
+            return Ok(answer);
+        }
         match upstream.rpc(Service::ReceivePack, None, None, body()?).await {
             Err(UpstreamError::Refused { .. }) => {
                 upstream.rpc(Service::ReceivePack, None, None, body()?).await

@@ -29,6 +29,7 @@ use crate::paths::{Paths, PathsError, make_private};
 use crate::registries::{self, Answer};
 use crate::signer::{self, Signing};
 use crate::ssh_agent;
+use crate::upstream::HeldConnections;
 
 use container::{Container, ContainerError, SessionName};
 use gitdir::{Keeper, Record, Source, nested};
@@ -116,6 +117,8 @@ pub struct Session {
     pub connections: Arc<Semaphore>,
     /// Turns true when it ends; listeners and held requests watch it.
     pub closed: watch::Sender<bool>,
+    /// Connections upstream that wait for its signed pushes.
+    pub(crate) held: HeldConnections,
     /// Its network: what is allowed, and what was counted.
     pub network: SessionNetwork,
     sockets: PathBuf,
@@ -313,6 +316,7 @@ impl Session {
         {
             tracing::warn!(session = %self.id, %error, "cannot remove a session's name");
         }
+        self.held.clear();
         for directory in [&self.sockets, &self.files] {
             if let Err(error) = std::fs::remove_dir_all(directory) {
                 tracing::warn!(session = %self.id, %error, "cannot remove a session's directory");
@@ -433,6 +437,7 @@ async fn begin(
         fetches: Mutex::default(),
         tips: Mutex::default(),
         counts: Mutex::default(),
+        held: HeldConnections::default(),
         keeper,
     };
     Ok((session, Ground { git, signs, over }))

@@ -33,7 +33,7 @@ pub(super) async fn advertisement(
     }
     git.arg(&directory).stdin(Stdio::null()).stderr(Stdio::null());
     let output = git.output().await.map_err(host("run git"))?;
-    Ok(Advertisement { bytes: output.stdout })
+    Ok(Advertisement::of(output.stdout))
 }
 
 /// Answers one request from the cache.

@@ -198,7 +198,7 @@ pub(super) async fn advertisement(
     if let Some(login) = &login {
         git.approve(&upstream.remote, login).await;
     }
-    Ok(Advertisement { bytes: without_service(&upstream.remote, &bytes, service)? })
+    Ok(Advertisement::of(without_service(&upstream.remote, &bytes, service)?))
 }
 
 /// `POST git-upload-pack` or `git-receive-pack`.

@@ -23,7 +23,7 @@ use ssh_key::{HashAlg, PublicKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ssh::{quoted, read_to_flush, speaks_v2};
-use super::{Advertisement, Answer, Service, Upstream, UpstreamError};
+use super::{Advertisement, Answer, Held, HeldConnection, Service, Upstream, UpstreamError, held};
 use crate::broker::Broker;
 use crate::credential::named;
 use crate::signer::{SshKey, Voice};
@@ -39,9 +39,22 @@ const SILENCE: Duration = Duration::from_secs(15 * 60);
 const SSH_PORT: u16 = 22;
 
 /// A running service on the other end. The handle keeps the connection.
-struct Connection {
+pub(crate) struct Connection {
     handle: Handle<KnownServer>,
     stream: ChannelStream<Msg>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+impl Connection {
+    /// Whether the server is still there, as far as russh knows.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.handle.is_closed()
+    }
 }
 
 pub(super) async fn advertisement(
@@ -51,13 +64,19 @@ pub(super) async fn advertisement(
 ) -> Result<Advertisement, UpstreamError> {
     let mut connection = connect(upstream, name, service).await?;
     let bytes = read_advertisement(upstream, &mut connection).await?;
+    if service == Service::ReceivePack
+        && let Some(nonce) = held::nonce(&bytes)
+    {
+        let connection = HeldConnection::Keyed(connection);
+        return Ok(Advertisement { bytes, held: Some(Held { nonce, connection }) });
+    }
     // A flush instead of a request ends the conversation; the other end may have gone first.
     drop(connection.stream.write_all(b"0000").await);
     drop(connection.handle.disconnect(Disconnect::ByApplication, "", "").await);
     if service == Service::UploadPack && !speaks_v2(&bytes) {
         return Err(UpstreamError::OldProtocol { authority: upstream.remote.authority() });
     }
-    Ok(Advertisement { bytes })
+    Ok(Advertisement::of(bytes))
 }
 
 /// Sends one request on a connection of its own, and returns the answer as it comes.
@@ -72,6 +91,14 @@ where
 {
     let mut connection = connect(upstream, name, service).await?;
     read_advertisement(upstream, &mut connection).await?;
+    Ok(converse(connection, body))
+}
+
+/// Sends the body while the answer is read; the answer ends when the service does.
+pub(super) fn converse<S>(connection: Connection, body: S) -> Answer
+where
+    S: Stream<Item = io::Result<bytes::Bytes>> + Send + 'static,
+{
     let Connection { handle, stream } = connection;
     let (from, mut to) = tokio::io::split(stream);
     tokio::spawn(async move {
@@ -89,14 +116,14 @@ where
     });
     /// One read of the channel.
     const CHUNK: usize = 64 * 1024;
-    Ok(Box::pin(futures_util::stream::unfold((handle, from), |(handle, mut from)| async move {
+    Box::pin(futures_util::stream::unfold((handle, from), |(handle, mut from)| async move {
         let mut buffer = BytesMut::with_capacity(CHUNK);
         match from.read_buf(&mut buffer).await {
             Ok(0) => None,
             Ok(_) => Some((Ok(buffer.freeze()), (handle, from))),
             Err(error) => Some((Err(error), (handle, from))),
         }
-    })))
+    }))
 }
 
 async fn read_advertisement(

@@ -6,6 +6,7 @@
 
 mod bases;
 mod cache;
+mod held;
 mod http;
 mod keyed;
 mod ssh;
@@ -20,6 +21,7 @@ use keyhatch_policies::CredentialChoice;
 use keyhatch_protocol::{Remote, Scheme};
 use thiserror::Error;
 
+pub(crate) use held::{Held, HeldConnection, HeldConnections};
 pub use http::Clients;
 
 use crate::broker::Broker;
@@ -53,6 +55,15 @@ impl Service {
 pub struct Advertisement {
     /// pkt-lines, after the `# service=` packet of smart HTTP.
     pub bytes: Vec<u8>,
+    /// The connection that waits for a signed push, where the server gave a nonce on it.
+    pub(crate) held: Option<Held>,
+}
+
+impl Advertisement {
+    /// One whose connection is done with.
+    const fn of(bytes: Vec<u8>) -> Self {
+        Self { bytes, held: None }
+    }
 }
 
 /// A streamed answer.
@@ -265,6 +276,20 @@ impl Upstream {
             }
             Scheme::Ssh | Scheme::Scp => ssh::rpc(self, service, content_encoding, body).await,
         }
+    }
+
+    /// Sends a push on the connection that its certificate's nonce belongs to. Gives the body back where that is gone.
+    pub(crate) fn answer_nonce<S>(mut held: HeldConnection, body: S) -> Result<Answer, S>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        if !held.is_alive() {
+            return Err(body);
+        }
+        Ok(match held {
+            HeldConnection::Ssh(connection) => ssh::converse(connection, body),
+            HeldConnection::Keyed(connection) => keyed::converse(connection, body),
+        })
     }
 
     /// The named key that logs in, where the policy names one: keys log in over ssh.

@@ -12,7 +12,10 @@ use keyhatch_protocol::Remote;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
-use super::{Advertisement, Answer, MAX_ADVERTISEMENT, Service, Upstream, UpstreamError, cache};
+use super::{
+    Advertisement, Answer, Held, HeldConnection, MAX_ADVERTISEMENT, Service, Upstream, UpstreamError, cache,
+    held,
+};
 use crate::pktline::{Packet, Packets};
 
 /// Longest time to the end of an advertisement: a hardware key may want a touch.
@@ -40,11 +43,19 @@ pub(super) const OPTIONS: &[&str] = &[
 ];
 
 /// A running service on the other end.
-struct Connection {
+#[derive(Debug)]
+pub(crate) struct Connection {
     child: Child,
     stdin: ChildStdin,
     stdout: ChildStdout,
     stderr: ChildStderr,
+}
+
+impl Connection {
+    /// Whether ssh still runs.
+    pub(super) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
 }
 
 pub(super) async fn advertisement(
@@ -54,12 +65,18 @@ pub(super) async fn advertisement(
 ) -> Result<Advertisement, UpstreamError> {
     let mut connection = connect(upstream, service)?;
     let bytes = read_advertisement(upstream, &mut connection).await?;
+    if service == Service::ReceivePack
+        && let Some(nonce) = held::nonce(&bytes)
+    {
+        let connection = HeldConnection::Ssh(connection);
+        return Ok(Advertisement { bytes, held: Some(Held { nonce, connection }) });
+    }
     // gitprotocol-pack(5): a flush instead of a request ends the conversation cleanly.
     goodbye(connection).await;
     if service == Service::UploadPack && !speaks_v2(&bytes) {
         return cache::advertisement(upstream, git_protocol).await;
     }
-    Ok(Advertisement { bytes })
+    Ok(Advertisement::of(bytes))
 }
 
 pub(super) async fn rpc<S>(
@@ -91,7 +108,7 @@ where
 }
 
 /// Sends the body while the answer is read; the answer ends when the service does.
-fn converse<S>(connection: Connection, body: S) -> Answer
+pub(super) fn converse<S>(connection: Connection, body: S) -> Answer
 where
     S: Stream<Item = io::Result<Bytes>> + Send + 'static,
 {
