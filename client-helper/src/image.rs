@@ -21,6 +21,11 @@ pub(crate) fn become_program(name: &str, arguments: &[OsString]) -> ExitCode {
     ExitCode::from(NOT_FOUND)
 }
 
+/// Whether the image has a program of this name.
+pub(crate) fn has(name: &str) -> bool {
+    find(name).is_some()
+}
+
 /// Finds a program in `PATH` that is not this one under another name.
 fn find(name: &str) -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?.canonicalize().ok()?;

@@ -4,6 +4,7 @@
 //! trusts nobody and nobody trusts it: the agent owns this program's memory.
 #![forbid(unsafe_code)]
 
+mod allowed_signers;
 mod broker;
 mod credential;
 mod forward;
@@ -14,6 +15,7 @@ mod sockets;
 mod ssh;
 mod ssh_keygen;
 mod status;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -63,6 +65,7 @@ keyhatch-helper: what git calls inside a keyhatch session. It holds no key.
 usage: keyhatch-helper credential get|store|erase   git's credential protocol: says what is not brokered
        keyhatch-helper ssh [OPTION]… HOST COMMAND   git's ssh: bridged to the session, or says what is not brokered
        keyhatch-helper ssh-keygen -Y sign …         git's ssh signatures, made on the host
+       keyhatch-helper ssh-keygen -Y verify …       the same looked at, where the image has no ssh-keygen
        keyhatch-helper gpg|gpgsm -bsau KEY …        git's OpenPGP and X.509 signatures, made on the host
        keyhatch-helper forward                      the session on 127.0.0.1:8417, for tools that run no ssh
        keyhatch-helper status                       what this session may do, and what of it is reached from here

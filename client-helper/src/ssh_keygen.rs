@@ -1,4 +1,5 @@
-//! git's `gpg.ssh.program`: `-Y sign` is done on the host, every other verb by the image's own `ssh-keygen`.
+//! git's `gpg.ssh.program`: `-Y sign` is done on the host, every other verb by the image's own `ssh-keygen`,
+//! or where it has none and git looks at a signature, by [`crate::verify`].
 //!
 //! Argv of git from 2.34 on (gpg-interface.c): `-Y sign -n git -f KEY [-U] FILE`; jj names no file and pipes. KEY is a
 //! file with a public key, or a private key beside its `.pub`.
@@ -16,6 +17,7 @@ use keyhatch_protocol::stream;
 
 use crate::broker::Asked;
 use crate::image;
+use crate::verify::Call;
 
 /// What `ssh-keygen` exits with when it could not sign.
 const FAILED: u8 = 255;
@@ -32,7 +34,10 @@ struct Order {
 
 pub(crate) fn answer(arguments: &[OsString], input: &mut impl Read, output: &mut impl Write) -> ExitCode {
     if !signs(arguments) {
-        return image::become_program("ssh-keygen", arguments);
+        return match Call::parse(arguments).filter(|_| !image::has("ssh-keygen")) {
+            Some(call) => call.answer(input, output),
+            None => image::become_program("ssh-keygen", arguments),
+        };
     }
     let Some(order) = order(arguments) else {
         eprintln!("keyhatch: this call of ssh-keygen -Y sign is not one that git makes");

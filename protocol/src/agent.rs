@@ -135,6 +135,13 @@ pub fn put(to: &mut Vec<u8>, bytes: &[u8]) {
     to.extend_from_slice(bytes);
 }
 
+/// Takes a string off the front: its bytes, and what follows.
+#[must_use]
+pub fn take(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    rest.split_at_checked(u32::from_be_bytes(*length) as usize)
+}
+
 struct Reader<'b>(&'b [u8]);
 
 impl<'b> Reader<'b> {

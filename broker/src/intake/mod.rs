@@ -7,6 +7,7 @@
 mod sign;
 mod status;
 mod wire;
+mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +82,9 @@ async fn answer(broker: &Arc<Broker>, session: &Arc<Session>, mut wire: Wire) ->
             wire.reply(&SessionReply::Status { lines: status::lines(broker, session) }).await
         }
         SessionRequest::Sign { format, key, namespace, .. } => {
+        SessionRequest::Verify { namespace, signature, .. } => {
+            verify::answer(wire, namespace, signature).await
+        }
             sign::answer(broker, session, wire, sign::Asked { format, key, namespace }).await
         }
     }

@@ -24,7 +24,7 @@ impl SessionRequest {
     #[must_use]
     pub const fn version(&self) -> u32 {
         match self {
-            Self::Status { version } | Self::Sign { version, .. } => *version,
+            Self::Status { version } | Self::Sign { version, .. } | Self::Verify { version, .. } => *version,
         }
     }
 }
@@ -49,6 +49,15 @@ pub enum SessionRequest {
         /// The namespace of an ssh signature; only git's own is signed.
         namespace: Option<String>,
     },
+    /// Whether an ssh signature fits what follows as a stream of data. It needs no secret.
+    Verify {
+        /// Must be [`VERSION`].
+        version: u32,
+        /// What it must be good for.
+        namespace: String,
+        /// Armoured.
+        signature: String,
+    },
 }
 
 /// The broker's answer.
@@ -59,6 +68,18 @@ pub enum SessionReply {
     Status {
         /// At most ten lines.
         lines: Vec<String>,
+    },
+    /// The signature fits.
+    Verified {
+        /// The key's kind as OpenSSH writes it: `ED25519`.
+        kind: String,
+        /// `SHA256:…`.
+        fingerprint: String,
+    },
+    /// It does not fit.
+    Unverified {
+        /// Why, in OpenSSH's words.
+        reason: String,
     },
     /// A stream follows: messages, then data where it succeeded, then how a program would have exited.
     Answer {},
