@@ -78,7 +78,7 @@ pub fn request(request: &RequestView) -> String {
     }
     say("  --- from here on, text that the session wrote ---".to_owned());
     for commit in request.commits.iter().take(LISTED) {
-        let signed = sign::of_commit(commit);
+        let signed = sign::carried(commit.signature.as_ref());
         let who = format!("{} <{}>", commit.author.name, commit.author.email);
         say(format!(
             "  commit      {} {}{signed}  {}",
@@ -95,8 +95,7 @@ pub fn request(request: &RequestView) -> String {
         };
         say(format!("  file        {} {}  {lines}", file.status, shown(&file.path)));
     }
-    more(&mut say, request.file_count, request.files.len(), "files");
-    text
+    more(say, request.file_count, request.files.len(), "files");
 }
 
 fn more(say: &mut impl FnMut(String), count: u64, listed: usize, what: &str) {
@@ -107,6 +106,17 @@ fn more(say: &mut impl FnMut(String), count: u64, listed: usize, what: &str) {
 }
 
 /// A session's report: who it was, then a line or more a section.
+    for tag in request.tags.iter().take(LISTED) {
+        let signed = sign::carried(tag.signature.as_ref());
+        let who = tag.tagger.as_ref().map_or_else(String::new, |who| format!("{} <{}>", who.name, who.email));
+        say(format!("  tag         {}{signed}  {}  {}", shown(&tag.name), shown(&tag.subject), shown(&who)));
+    }
+    more(&mut say, request.tags.len() as u64, request.tags.len(), "tags");
+    files(request, &mut say);
+    text
+}
+
+fn files(request: &RequestView, say: &mut impl FnMut(String)) {
 #[must_use]
 pub fn report(report: &SessionReport) -> String {
     let state = if report.closed.is_some() { "ended" } else { "open" };

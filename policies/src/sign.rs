@@ -1,7 +1,7 @@
 //! `[[sign]]`: who may be named in what a session has signed. A policy without such a rule signs the user's own work.
 
 use globset::GlobMatcher;
-use keyhatch_protocol::{Identity, SignFacts, SignableKind};
+use keyhatch_protocol::{Identity, SignFacts, SignableKind, SignedChanges};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -20,6 +20,16 @@ const KINDS: [SignableKind; 3] = [SignableKind::Commit, SignableKind::Tag, Signa
 pub struct SignOperation {
     /// What it would cover.
     pub facts: SignFacts,
+    /// What a commit changes; none where nobody is asked, or its objects are not at hand. It plays no part in a judgement.
+    pub changes: Option<SignedChanges>,
+}
+
+impl SignOperation {
+    /// A signature of this, before anybody looked at what it changes.
+    #[must_use]
+    pub const fn of(facts: SignFacts) -> Self {
+        Self { facts, changes: None }
+    }
 }
 
 /// A rule for signatures.
@@ -263,7 +273,7 @@ mod tests {
             tree: None,
             covered: "0".into(),
         };
-        crate::judge(&policy, &project, &Operation::Sign(SignOperation { facts }))
+        crate::judge(&policy, &project, &Operation::Sign(SignOperation::of(facts)))
     }
 
     fn word(judgement: &Judgement) -> &str {

@@ -135,6 +135,7 @@ fn facts(ref_name: &str, kind: UpdateKind, risks: &[RiskKind]) -> Facts {
         updates: vec![UpdateFact { ref_name, kind, old: zero.clone(), new: zero }],
         commit_count: 1,
         commits: Vec::new(),
+        tags: Vec::new(),
         file_count: 1,
         files: Vec::new(),
         added: 1,

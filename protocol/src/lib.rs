@@ -23,9 +23,11 @@ pub use destination::{Destination, DestinationError, DestinationHost, DnsName};
 pub use id::{RequestId, SessionId};
 pub use oid::{ObjectFormat, ObjectId};
 pub use push::{
-    ChangedFile, CommitFact, Facts, Identity, RefUpdate, RefUpdateError, Risk, RiskKind, UpdateFact,
+    ChangedFile, CommitFact, Facts, Identity, RefUpdate, RefUpdateError, Risk, RiskKind, TagFact, UpdateFact,
     UpdateKind,
 };
 pub use refname::RefName;
 pub use remote::{Host, Remote, RemoteError, Scheme};
-pub use signature::{CommitSignature, SignFacts, SignableKind, SignatureFact, SignatureFormat};
+pub use signature::{
+    CarriedSignature, SignFacts, SignableKind, SignatureFact, SignatureFormat, SignedChanges,
+};

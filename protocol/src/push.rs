@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use thiserror::Error;
 
-use crate::{CommitSignature, ObjectFormat, ObjectId, RefName};
+use crate::{CarriedSignature, ObjectFormat, ObjectId, RefName};
 
 /// One command of a push: `old new ref`. A create has a zero `old`, a delete a zero `new`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -117,9 +117,25 @@ pub struct CommitFact {
     /// Whether it carries a signature.
     pub signed: bool,
     /// Whose signature that is, as far as it is known.
-    pub signature: Option<CommitSignature>,
+    pub signature: Option<CarriedSignature>,
     /// How many parents it has.
     pub parents: u32,
+}
+
+/// One annotated tag that the push brings: what a ref points to, or another such tag.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TagFact {
+    /// Its object name.
+    pub oid: ObjectId,
+    /// The name that it gives itself, lossily decoded; for people.
+    pub name: String,
+    /// Who made it; none where it does not say.
+    pub tagger: Option<Identity>,
+    /// Its message's first line, at most 200 bytes.
+    pub subject: String,
+    /// Its signature; none where it has none.
+    pub signature: Option<CarriedSignature>,
 }
 
 /// One file that the push changes, against what upstream has.
@@ -166,7 +182,7 @@ pub enum RiskKind {
     Fsck,
     /// A push option: servers act on them.
     PushOption,
-    /// A commit's signature that does not fit the commit.
+    /// A signature that does not fit the commit or the tag that carries it.
     BadSignature,
 }
 
@@ -215,6 +231,8 @@ pub struct Facts {
     pub commit_count: u64,
     /// The newest of them, at most 1,000.
     pub commits: Vec<CommitFact>,
+    /// The annotated tags that it brings, at most 1,000.
+    pub tags: Vec<TagFact>,
     /// How many files change.
     pub file_count: u64,
     /// The first of them, at most 2,000.

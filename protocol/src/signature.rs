@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Identity, ObjectId};
+use crate::{ChangedFile, Identity, ObjectId};
 
 /// Which kind of signature, by git's own `gpg.format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -88,10 +88,28 @@ pub struct SignFacts {
     pub covered: String,
 }
 
-/// The signature that a commit of a push carries.
+/// What a commit that waits for a signature changes against its first parent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct CommitSignature {
+pub struct SignedChanges {
+    /// How many files change.
+    pub file_count: u64,
+    /// The first of them, at most 2,000.
+    pub files: Vec<ChangedFile>,
+    /// Added lines, over all files.
+    pub added: u64,
+    /// Removed lines, over all files.
+    pub removed: u64,
+    /// The diff as unified text, at most 1 MiB.
+    pub diff: String,
+    /// Whether the diff was cut.
+    pub diff_cut: bool,
+}
+
+/// The signature that a commit or a tag of a push carries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CarriedSignature {
     /// SHA-256 of the bytes that it covers, in hexadecimal.
     pub covered: String,
     /// SHA-256 of the armoured signature, in hexadecimal.

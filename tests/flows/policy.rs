@@ -79,6 +79,42 @@ fn an_operation_is_explained_with_the_rules_that_speak_of_it() {
 }
 
 #[test]
+fn a_signature_is_explained_for_the_user_and_for_others() {
+    let world = World::new();
+    let project = world.project("p", "https://h.example/a/w");
+    let explain = |arguments: &[&str]| {
+        let mut command = world.command(world.path("bin/keyhatch"));
+        command.current_dir(&project).args(["policy", "explain"]).args(arguments);
+        world.spawn(command).finish().ok().stdout
+    };
+    let own = explain(&["default", "sign"]);
+    assert!(own.starts_with("allow: rule \"") && own.contains("says allow"), "{own}");
+    let other = explain(&["default", "sign", "--as", "Linus <linus@example.org>"]);
+    assert!(
+        other
+            .contains("deny: denied by policy: no rule lets this session sign a commit of linus@example.org"),
+        "{other}"
+    );
+    // The project's own name counts, as it does in a session.
+    world.git(&project, &["config", "user.email", "ada@work.example"]).ok();
+    assert!(
+        explain(&["default", "sign", "--as", "Ada Lovelace <ada@work.example>", "--kind", "tag"])
+            .starts_with("allow: ")
+    );
+    world.policy(
+        "strict",
+        "name = \"strict\"\ndescription = \"d\"\n[[sign]]\nname = \"own commits\"\nkinds = [\"commit\"]\nauthor = \"{identity}\"\n\
+         decision = \"ask\"\nscope = \"once\"\nreason = \"I look\"\n",
+    );
+    assert!(explain(&["strict", "sign"]).starts_with("ask (once at a time): rule \"own commits\": I look"));
+    assert!(explain(&["strict", "sign", "--author", "B <b@example.org>"]).starts_with("deny: "));
+    assert!(explain(&["strict", "sign", "--kind", "tag"]).starts_with("deny: "));
+    let nobody = world.keyhatch(&["policy", "explain", "default", "sign", "--as", "linus"]).fails();
+    assert!(nobody.stderr.contains("hint: write \"Name <address>\""), "{nobody:?}");
+    assert!(world.keyhatch(&["policy", "explain", "default", "push"]).fails().stderr.contains("REMOTE"));
+}
+
+#[test]
 fn help_completions_and_manual_pages_are_there() {
     let world = World::new();
     for shell in ["bash", "zsh", "fish"] {

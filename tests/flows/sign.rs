@@ -238,6 +238,79 @@ fn fifty_signatures_of_a_rebase_are_one_question_and_a_no_stops_it() {
 }
 
 #[test]
+fn a_question_shows_what_the_commit_changes_wherever_its_objects_are() {
+    let (world, project) = world();
+    key(&world, &["-t", "ed25519", "-N", ""]);
+    world.policy("asks", ASK);
+    // In the session's own git directory, in a worktree of it, and after a first commit that only the session has.
+    let script = "set -e; echo secret-plan > plan; printf 'more\\n' >> README; git add .; git commit -qm 'Add a plan'; \
+        git worktree add -q -b side side; cd side; rm plan; printf '\\0\\1' > data; git add -A; git commit -qm 'Drop it'";
+    let run = world.start(&project, "asks", script);
+    let id = world.pending_id();
+    let shown = |id: &str| -> Value {
+        serde_json::from_str(&world.keyhatch(&["show", id, "--json"]).ok().stdout).expect("JSON")
+    };
+    let first = shown(&id);
+    assert_eq!((&first["changes_known"], &first["file_count"]), (&true.into(), &2.into()), "{first:#}");
+    assert_eq!((&first["added"], &first["removed"]), (&2.into(), &0.into()));
+    let diff = first["diff"].as_str().expect("a diff");
+    assert!(diff.contains("+secret-plan") && diff.contains("+more"), "{diff}");
+    let people = world.keyhatch(&["show", &id, "--diff"]).ok().stdout;
+    assert!(
+        people.contains("changes     2 files, +2 -0 lines") && people.contains("file        A plan  +1 -0"),
+        "{people}"
+    );
+    assert!(people.contains("+secret-plan"), "{people}");
+    world.keyhatch(&["deny", &id]).ok();
+    run.finish().fails();
+    // Asked anew each time, so that the second one is seen too.
+    world.policy("asks", &format!("{ASK}scope = \"once\"\n"));
+    let run = world.start(
+        &project,
+        "asks",
+        &script.replace("echo secret-plan", "git checkout -q .; echo other-plan"),
+    );
+    let first = world.pending_id();
+    world.keyhatch(&["approve", &first]).ok();
+    world.wait_until("the next one is asked", || world.pending_id() != first);
+    let second = shown(&world.pending_id());
+    assert_eq!(
+        (&second["file_count"], &second["files"][0]["path"]),
+        (&2.into(), &"data".into()),
+        "{second:#}"
+    );
+    assert!(second["diff"].as_str().expect("a diff").contains("-other-plan"), "{second:#}");
+    world.keyhatch(&["approve", &world.pending_id()]).ok();
+    run.finish().ok();
+}
+
+#[test]
+fn a_question_whose_objects_are_not_there_says_so_and_reads_no_other_repository() {
+    let (world, project) = world();
+    key(&world, &["-t", "ed25519", "-N", ""]);
+    world.policy("asks", ASK);
+    let other = world.project("other", "https://git.invalid/o");
+    world.commit(&other, "mine", "of another repository\n");
+    let tree = world.git(&other, &["rev-parse", "HEAD^{tree}"]).ok().stdout.trim().to_owned();
+    let who = "Ada Lovelace <ada@example.org> 1700000000 +0000";
+    // The session's store is made to borrow from a repository that the session has no business in.
+    let script = format!(
+        "echo {}/.git/objects >> .git/objects/info/alternates; printf 'tree {tree}\nauthor {who}\ncommitter {who}\n\nm\n' > /tmp/b; \
+         /run/keyhatch/ssh-keygen -Y sign -n git -f /etc/keyhatch/signing.pub /tmp/b",
+        other.display()
+    );
+    let run = world.start(&project, "asks", &script);
+    let id = world.pending_id();
+    let shown: Value =
+        serde_json::from_str(&world.keyhatch(&["show", &id, "--json"]).ok().stdout).expect("JSON");
+    assert_eq!((&shown["changes_known"], &shown["diff"]), (&false.into(), &"".into()), "{shown:#}");
+    let people = world.keyhatch(&["show", &id]).ok().stdout;
+    assert!(people.contains("! changes     unknown: its objects are not at hand"), "{people}");
+    world.keyhatch(&["deny", &id]).ok();
+    run.finish().fails();
+}
+
+#[test]
 fn a_signature_whose_client_went_away_is_withdrawn_and_a_failure_says_so_before_the_push() {
     let (world, project) = world();
     key(&world, &["-t", "ed25519", "-N", ""]);

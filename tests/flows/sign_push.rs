@@ -85,6 +85,67 @@ fn a_push_says_of_each_commit_whether_its_signature_is_ours_foreign_or_bad() {
     push.finish().ok();
 }
 
+/// The facts of the tags that a push would send, by name.
+fn tag<'v>(request: &'v Value, name: &str) -> &'v Value {
+    let tags = request["tags"].as_array().expect("tags");
+    tags.iter().find(|tag| tag["name"] == name).unwrap_or_else(|| panic!("no tag {name}: {request:#}"))
+}
+
+#[test]
+fn a_push_says_of_each_tag_whether_its_signature_is_ours_foreign_or_bad() {
+    let world = World::new();
+    let server = SshServer::start(&world, SshVersion::V2);
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    let (ours, theirs) = (signing(&world, "ours"), signing(&world, "theirs"));
+    config(&world, &[("gpg.format", "ssh"), ("user.signingkey", &ours.display().to_string())]);
+    let foreign = format!("user.signingkey={}", theirs.display());
+    world.git(&project, &["-c", &foreign, "tag", "-s", "-m", "Theirs", "theirs"]).ok();
+    let script = "set -e; git tag -s -m 'Ours now' ours; git tag -a -m None none; git tag light; \
+        git cat-file tag ours | sed 's/^tag ours$/tag forged/' > /tmp/forged; \
+        git update-ref refs/tags/forged $(git hash-object -t tag -w /tmp/forged); \
+        git tag -s -m 'A tag of a tag' outer ours; git push origin outer none light theirs forged main";
+    let push = world.start(&project, "default", script);
+    let id = world.pending_id();
+    let shown = world.keyhatch(&["show", &id, "--json"]).ok();
+    let request: Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    let fact = |name: &str| &tag(&request, name)["signature"]["fact"];
+    for name in ["outer", "ours"] {
+        assert_eq!(
+            (&fact(name)["is"], fact(name)["key"].as_str()),
+            (&"ours".into(), Some(&*fingerprint(&world, &ours)))
+        );
+        let audit = world.audit();
+        let record = audit.iter().find(|one| one["seq"] == fact(name)["record"]).expect("the record");
+        assert_eq!((&record["event"], &record["kind"]), (&"signed".into(), &"tag".into()));
+    }
+    assert_eq!(
+        (&fact("theirs")["is"], fact("theirs")["key"].as_str()),
+        (&"foreign".into(), Some(&*fingerprint(&world, &theirs)))
+    );
+    assert_eq!(fact("forged")["is"], "bad");
+    assert_eq!(tag(&request, "none")["signature"], Value::Null);
+    assert_eq!(tag(&request, "outer")["tagger"]["email"], "ada@example.org");
+    assert_eq!(
+        request["tags"].as_array().expect("tags").len(),
+        5,
+        "each once, and no lightweight one: {request:#}"
+    );
+    let risks = request["risks"].as_array().expect("risks");
+    let bad = risks.iter().find(|risk| risk["kind"] == "bad-signature").expect("a risk");
+    assert_eq!(bad["detail"], "the signature of forged: it does not fit the tag");
+    let people = world.keyhatch(&["show", &id]).ok().stdout;
+    assert!(
+        people.contains("tag         ours (signed here with SHA256:")
+            && people.contains("  Ours now  Ada Lovelace"),
+        "{people}"
+    );
+    assert!(people.contains("tag         forged (BAD SIGNATURE: it does not fit the tag)"), "{people}");
+    world.keyhatch(&["approve", &id]).ok();
+    push.finish().ok();
+    assert_eq!(world.tip(&upstream, "refs/tags/outer"), world.tip(&project, "refs/tags/outer"));
+}
+
 /// A server that gives nonces and writes down what it thinks of a certificate.
 struct Checking {
     upstream: PathBuf,

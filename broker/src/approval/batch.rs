@@ -84,6 +84,23 @@ impl Batches {
         }
     }
 
+    /// Whether there is such an answer. It is not used up.
+    pub(super) fn has_answer(
+        &self,
+        session: &SessionId,
+        (sign, terms): (&SignOperation, &Terms),
+        now: SystemTime,
+    ) -> bool {
+        let common = Common::of(session, sign);
+        self.0.iter().any(|batch| {
+            let counts = match batch.answer {
+                Answer::Yes { left, .. } => left > 0 && !terms.once_only,
+                Answer::No { .. } => true,
+            };
+            batch.until > now && batch.common == common && counts
+        })
+    }
+
     /// Opens a batch, or closes one: a person answered.
     pub(super) fn answered(
         &mut self,
@@ -128,7 +145,7 @@ mod tests {
             tree: None,
             covered: covered.into(),
         };
-        Operation::Sign(SignOperation { facts })
+        Operation::Sign(SignOperation::of(facts))
     }
 
     fn terms(once_only: bool) -> Terms {

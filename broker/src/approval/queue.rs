@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use keyhatch_policies::{Operation, Terms};
+use keyhatch_policies::{Operation, SignOperation, Terms};
 use keyhatch_protocol::{RequestId, SessionId, UpdateKind};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -228,6 +228,12 @@ impl Queue {
         drop(state);
         self.announce();
         Submission::Held(Held { queue: self, id, decision, attached: Attached::New, patience: patience.held })
+    }
+
+    /// Whether an earlier answer covers a signature, so that nobody will look at it.
+    #[must_use]
+    pub fn covers(&self, session: &SessionId, question: (&SignOperation, &Terms), now: SystemTime) -> bool {
+        self.lock().batches.has_answer(session, question, now)
     }
 
     /// Everything that can be decided now, oldest first.

@@ -241,11 +241,21 @@ pub(crate) struct Learn {
 pub(crate) struct Explain {
     /// A name or a file.
     pub(crate) policy: String,
-    /// `fetch` or `push`.
-    #[arg(value_parser = ["fetch", "push"])]
+    /// `fetch`, `push` or `sign`.
+    #[arg(value_parser = ["fetch", "push", "sign"])]
     pub(crate) operation: String,
-    /// The remote's URL.
-    pub(crate) remote: String,
+    /// The remote's URL, for a fetch or a push.
+    #[arg(required_if_eq_any([("operation", "fetch"), ("operation", "push")]))]
+    pub(crate) remote: Option<String>,
+    /// For a signature: of what.
+    #[arg(long, default_value = "commit", value_parser = ["commit", "tag", "push-certificate"])]
+    pub(crate) kind: String,
+    /// For a signature: committer, tagger or pusher, as "Name <address>" [default: you, by your git configuration].
+    #[arg(long = "as", value_name = "PERSON")]
+    pub(crate) speaker: Option<String>,
+    /// For the signature of a commit: its author [default: the same].
+    #[arg(long, value_name = "PERSON")]
+    pub(crate) author: Option<String>,
     /// For a push: the full ref name.
     #[arg(long = "ref", value_name = "REF", default_value = "refs/heads/main")]
     pub(crate) ref_name: String,

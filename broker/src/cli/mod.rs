@@ -8,6 +8,7 @@ mod container;
 mod credential;
 mod decide;
 mod doctor;
+mod explain_sign;
 mod grant;
 mod learn;
 mod policy;

@@ -126,7 +126,10 @@ fn question(args: &Explain) -> Result<(Parsed, Project, Operation), Failure> {
             .map_err(|error| Failure::invalid(error.to_string(), "write it as git remote -v prints it"))
     };
     let policy = parse(&args.policy)?;
-    let asked = remote(&args.remote)?;
+    if args.operation == "sign" {
+        return super::explain_sign::question(policy, args);
+    }
+    let asked = remote(args.remote.as_ref().unwrap_or(&String::new()))?;
     let remotes: Result<Vec<Remote>, Failure> = args.project_remotes.iter().map(remote).collect();
     let project = Project { remotes: remotes?, ..Project::default() };
     if args.operation == "fetch" {
@@ -147,6 +150,7 @@ fn question(args: &Explain) -> Result<(Parsed, Project, Operation), Failure> {
         updates: vec![update],
         commit_count: 0,
         commits: Vec::new(),
+        tags: Vec::new(),
         file_count: 0,
         files: Vec::new(),
         added: 0,

@@ -12,7 +12,9 @@ use std::path::PathBuf;
 
 use keyhatch_policies::rules::{FileInside, Mount, NetworkInside};
 use keyhatch_policies::{CredentialChoice, Operation};
-use keyhatch_protocol::{ChangedFile, CommitFact, RequestId, Risk, SessionId, SignFacts, UpdateFact};
+use keyhatch_protocol::{
+    ChangedFile, CommitFact, RequestId, Risk, SessionId, SignFacts, TagFact, UpdateFact,
+};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -335,6 +337,12 @@ pub struct RequestView {
     pub commit_count: u64,
     /// The newest of them.
     pub commits: Vec<CommitFact>,
+    /// The annotated tags that are brought.
+    #[serde(default)]
+    pub tags: Vec<TagFact>,
+    /// Whether it is known what changes; for a signature it may not be.
+    #[serde(default)]
+    pub changes_known: bool,
     /// How many files change.
     pub file_count: u64,
     /// The first of them.
@@ -391,6 +399,8 @@ impl RequestView {
             risks: Vec::new(),
             commit_count: 0,
             commits: Vec::new(),
+            tags: Vec::new(),
+            changes_known: false,
             file_count: 0,
             files: Vec::new(),
             added: 0,
@@ -405,6 +415,13 @@ impl RequestView {
                 view.signature = Some(sign.facts.clone());
                 view.batch = !asked.terms.once_only;
                 view.once_only = true;
+                if let Some(changes) = &sign.changes {
+                    view.changes_known = true;
+                    view.file_count = changes.file_count;
+                    view.files = changes.files.iter().take(most).cloned().collect();
+                    view.added = changes.added;
+                    view.removed = changes.removed;
+                }
             }
             Operation::Fetch(fetch) => {
                 view.operation = "fetch".into();
@@ -419,6 +436,8 @@ impl RequestView {
                 view.risks = facts.risks.iter().take(most).cloned().collect();
                 view.commit_count = facts.commit_count;
                 view.commits = facts.commits.iter().take(most).cloned().collect();
+                view.tags = facts.tags.iter().take(most).cloned().collect();
+                view.changes_known = true;
                 view.file_count = facts.file_count;
                 view.files = facts.files.iter().take(most).cloned().collect();
                 view.added = facts.added;
@@ -435,7 +454,11 @@ impl ShownRequest {
     #[must_use]
     pub fn of(asked: &Asked) -> Self {
         let (diff, diff_cut) = match &asked.operation {
-            Operation::Fetch(_) | Operation::Sign(_) => (String::new(), false),
+            Operation::Fetch(_) => (String::new(), false),
+            Operation::Sign(sign) => match &sign.changes {
+                Some(changes) => (changes.diff.clone(), changes.diff_cut),
+                None => (String::new(), false),
+            },
             Operation::Push(push) => (push.facts.diff.clone(), push.facts.diff_cut),
         };
         Self { request: RequestView::of(asked, true), diff, diff_cut }

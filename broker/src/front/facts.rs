@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use keyhatch_policies::{PushLimits, push_credential};
-use keyhatch_protocol::{Facts, Remote, SignatureFact};
+use keyhatch_protocol::{CarriedSignature, Facts, Remote, SignatureFact};
 
 use super::Front;
 use super::spool::Spooled;
@@ -77,15 +77,17 @@ pub(super) async fn of(front: &Front, remote: &Remote, spooled: &Spooled) -> Res
     }
 }
 
-/// Says which signatures this broker made, for these very commits.
+/// Says which signatures this broker made, for these very commits and tags.
 fn with_signatures(front: &Front, mut facts: Facts) -> Facts {
-    let signatures = || facts.commits.iter().filter_map(|commit| commit.signature.as_ref());
-    let wanted: Vec<_> = signatures().map(|one| (one.covered.clone(), one.digest.clone())).collect();
+    let commits = facts.commits.iter_mut().filter_map(|commit| commit.signature.as_mut());
+    let tags = facts.tags.iter_mut().filter_map(|tag| tag.signature.as_mut());
+    let carried: Vec<&mut CarriedSignature> = commits.chain(tags).collect();
+    let wanted: Vec<_> = carried.iter().map(|one| (one.covered.clone(), one.digest.clone())).collect();
     if wanted.is_empty() {
         return facts;
     }
     let found = front.broker.made.find(&wanted, &front.broker.paths.audit());
-    for signature in facts.commits.iter_mut().filter_map(|commit| commit.signature.as_mut()) {
+    for signature in carried {
         let digests = (signature.covered.clone(), signature.digest.clone());
         if let Some(MadeSignature { format, key, record }) = found.get(&digests).cloned() {
             signature.fact = SignatureFact::Ours { format, key, record };

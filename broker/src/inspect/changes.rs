@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use git2::{
     Delta, Diff, DiffDelta, DiffFindOptions, DiffOptions, FileMode, ObjectType, Oid, Repository, Tree,
 };
-use keyhatch_protocol::{ChangedFile, Risk, RiskKind, UpdateKind, text};
+use keyhatch_protocol::{ChangedFile, ObjectId, Risk, RiskKind, SignedChanges, UpdateKind, text};
 
+use super::child::failed;
 use super::history::{History, unknown};
 use super::quarantine::Quarantine;
 use super::{Missing, Order, Refusal, secrets};
@@ -74,6 +75,29 @@ pub(super) fn of(
     }
     changes.risks.extend(search.risks());
     Ok(changes)
+}
+
+/// Compares a commit's tree with its first parent's, for a signature. Objects that are not at hand are a failure here:
+/// nothing is fetched for it.
+pub(super) fn of_commit(
+    quarantine: &Quarantine,
+    (parent, tree): (Option<&ObjectId>, &ObjectId),
+) -> Result<SignedChanges, Refusal> {
+    let absent = |_| failed("a commit's changes", "its objects are not at hand");
+    let repository = &quarantine.repository;
+    let base = match parent {
+        None => None,
+        Some(parent) => {
+            let tree = peeled_tree(repository, quarantine.oid(parent)?);
+            Some(tree.ok_or_else(|| failed("a commit's parent", "it is not at hand"))?)
+        }
+    };
+    let mut missing = Missing::default();
+    let diff = compare(quarantine, (base, quarantine.oid(tree)?), &mut missing).map_err(absent)?;
+    let mut changes = Changes::default();
+    show(&diff, &mut changes).map_err(absent)?;
+    let Changes { file_count, files, added, removed, risks: _, diff, diff_cut } = changes;
+    Ok(SignedChanges { file_count, files, added, removed, diff, diff_cut })
 }
 
 fn peeled_tree(repository: &Repository, oid: Oid) -> Option<Oid> {

@@ -2,7 +2,8 @@
 
 use git2::{Commit, ObjectType, Oid, Repository};
 use keyhatch_protocol::{
-    CommitFact, CommitSignature, Identity, RefUpdate, Risk, RiskKind, SignatureFact, UpdateFact, UpdateKind,
+    CarriedSignature, CommitFact, Identity, RefUpdate, Risk, RiskKind, SignatureFact, TagFact, UpdateFact,
+    UpdateKind,
 };
 
 use super::child::failed;
@@ -21,6 +22,7 @@ pub(super) struct History {
     pub(super) updates: Vec<UpdateFact>,
     pub(super) commit_count: u64,
     pub(super) commits: Vec<CommitFact>,
+    pub(super) tags: Vec<TagFact>,
     /// The new commits, newest first, as far as they are listed.
     pub(super) new: Vec<Oid>,
     pub(super) risks: Vec<Risk>,
@@ -35,6 +37,7 @@ pub(super) fn of(order: &Order, quarantine: &Quarantine, missing: &mut Missing) 
         updates: Vec::new(),
         commit_count: 0,
         commits: Vec::new(),
+        tags: Vec::new(),
         new: Vec::new(),
         risks: Vec::new(),
         absent: None,
@@ -43,7 +46,9 @@ pub(super) fn of(order: &Order, quarantine: &Quarantine, missing: &mut Missing) 
     for update in &order.updates {
         let kind = kind(update, quarantine, &mut history, missing)?;
         if kind != UpdateKind::Delete {
-            tips.extend(peeled(repository, quarantine.oid(&update.new)?));
+            let new = quarantine.oid(&update.new)?;
+            tips.extend(peeled(repository, new));
+            tags(repository, new, &mut history)?;
         }
         history.updates.push(UpdateFact {
             ref_name: update.ref_name.clone(),
@@ -147,11 +152,8 @@ fn walk(order: &Order, quarantine: &Quarantine, tips: &[Oid], history: &mut Hist
         let oid = oid?;
         history.commit_count += 1;
         if history.commits.len() < LISTED {
-            let signature = signatures::of(repository, oid, order.object_format)?;
-            if let Some(SignatureFact::Bad { why }) = signature.as_ref().map(|signature| &signature.fact) {
-                let detail = format!("the signature of {oid}: {why}");
-                history.risks.push(Risk { kind: RiskKind::BadSignature, detail });
-            }
+            let signature = signatures::of_commit(repository, oid, order.object_format)?;
+            history.risks.extend(signature.as_ref().and_then(|signature| bad(&oid.to_string(), signature)));
             history.commits.push(fact(&repository.find_commit(oid)?, signature).map_err(Walk::Refused)?);
             history.new.push(oid);
         }
@@ -162,10 +164,44 @@ fn walk(order: &Order, quarantine: &Quarantine, tips: &[Oid], history: &mut Hist
     Ok(())
 }
 
-fn fact(commit: &Commit<'_>, signature: Option<CommitSignature>) -> Result<CommitFact, Refusal> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned();
-    let identity =
-        |who: &git2::Signature<'_>| Identity { name: text(who.name_bytes()), email: text(who.email_bytes()) };
+/// The tags at which a ref would be, and those that they name in turn.
+fn tags(repository: &Repository, mut oid: Oid, history: &mut History) -> Result<(), Refusal> {
+    let unreadable = |error: git2::Error| failed("a tag", error);
+    while history.tags.len() < LISTED
+        && !history.tags.iter().any(|known| known.oid.as_str() == oid.to_string())
+        && let Ok(tag) = repository.find_tag(oid)
+    {
+        let signature = signatures::of_tag(repository, oid).map_err(unreadable)?;
+        let name = text(tag.name_bytes());
+        history.risks.extend(signature.as_ref().and_then(|signature| bad(&name, signature)));
+        let message = tag.message_bytes().unwrap_or_default();
+        history.tags.push(TagFact {
+            oid: Quarantine::id(oid)?,
+            name,
+            tagger: tag.tagger().as_ref().map(identity),
+            subject: text(message.split(|byte| *byte == b'\n').next().unwrap_or_default()),
+            signature,
+        });
+        oid = tag.target_id();
+    }
+    Ok(())
+}
+
+/// The risk of a signature that does not fit what carries it.
+fn bad(of: &str, signature: &CarriedSignature) -> Option<Risk> {
+    let SignatureFact::Bad { why } = &signature.fact else { return None };
+    Some(Risk { kind: RiskKind::BadSignature, detail: format!("the signature of {of}: {why}") })
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned()
+}
+
+fn identity(who: &git2::Signature<'_>) -> Identity {
+    Identity { name: text(who.name_bytes()), email: text(who.email_bytes()) }
+}
+
+fn fact(commit: &Commit<'_>, signature: Option<CarriedSignature>) -> Result<CommitFact, Refusal> {
     let parents =
         u32::try_from(commit.parent_count()).map_err(|error| failed("a commit's parents", error))?;
     Ok(CommitFact {

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use keyhatch_protocol::{Facts, ObjectFormat, ObjectId, RefUpdate};
+use keyhatch_protocol::{Facts, ObjectFormat, ObjectId, RefUpdate, SignedChanges};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,6 +35,8 @@ pub(crate) use quarantine::base_packs;
 
 /// Longest inspection: a pack at the default limit takes well under one.
 const INSPECTS: Duration = Duration::from_secs(5 * 60);
+/// Longest look at a commit that waits for a signature: git waits with it.
+const LOOKS: Duration = Duration::from_secs(20);
 /// Most bytes of an answer: the facts' own limits keep it far below.
 const MAX_ANSWER: u64 = 32 * 1024 * 1024;
 
@@ -60,6 +62,40 @@ pub struct Order {
     pub limits: Limits,
 }
 
+/// A commit that waits for a signature: what does it change?
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommitErrand {
+    /// Its tree.
+    pub tree: ObjectId,
+    /// Its first parent.
+    pub parent: Option<ObjectId>,
+    /// A fresh, empty directory.
+    pub quarantine: PathBuf,
+    /// Object directories, the session's own among them.
+    pub objects: Vec<PathBuf>,
+    /// What may be read: where a session can put links, the directory around its objects, whose name is ours.
+    pub readable: Vec<PathBuf>,
+    /// What is too much.
+    pub limits: Limits,
+}
+
+/// What the child is told.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Errand {
+    Push(Box<Order>),
+    Commit(Box<CommitErrand>),
+}
+
+/// The same, as it is sent.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum ErrandOut<'o> {
+    Push(&'o Order),
+    Commit(&'o CommitErrand),
+}
+
 /// Limits of the policy.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,6 +112,8 @@ pub struct Limits {
 enum Answer {
     /// What it found.
     Found(Box<Inspected>),
+    /// What a commit changes.
+    Changes(Box<SignedChanges>),
     /// Why the push cannot be made.
     Refusal(Refusal),
 }
@@ -172,6 +210,36 @@ impl InspectError {
 /// # Errors
 /// When the push is refused, or the child did not answer.
 pub async fn inspect(order: &Order, spool: &File) -> Result<Inspected, InspectError> {
+    match send(&ErrandOut::Push(order), Stdio::from(spool.try_clone()?), INSPECTS).await? {
+        Answer::Found(found) => Ok(*found),
+        other => Err(other.unexpected()),
+    }
+}
+
+/// Finds out what a commit changes that waits for a signature, in a confined child.
+///
+/// # Errors
+/// When its objects are not at hand, or the child did not answer.
+pub async fn changes_of(errand: &CommitErrand) -> Result<SignedChanges, InspectError> {
+    match send(&ErrandOut::Commit(errand), Stdio::null(), LOOKS).await? {
+        Answer::Changes(changes) => Ok(*changes),
+        other => Err(other.unexpected()),
+    }
+}
+
+impl Answer {
+    fn unexpected(self) -> InspectError {
+        match self {
+            Self::Refusal(Refusal::Failed { step }) => InspectError::Failed { step },
+            Self::Refusal(refusal) => refusal.into(),
+            Self::Found(_) | Self::Changes(_) => {
+                InspectError::Died { how: "it answered another question".to_owned() }
+            }
+        }
+    }
+}
+
+async fn send(errand: &ErrandOut<'_>, stdin: Stdio, patience: Duration) -> Result<Answer, InspectError> {
     let (ours, theirs) = StdUnixStream::pair()?;
     let mut child = Command::new("/proc/self/exe")
         .arg0("keyhatch-inspect")
@@ -179,7 +247,7 @@ pub async fn inspect(order: &Order, spool: &File) -> Result<Inspected, InspectEr
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()))
         .current_dir("/")
-        .stdin(Stdio::from(spool.try_clone()?))
+        .stdin(stdin)
         .stdout(Stdio::from(OwnedFd::from(theirs)))
         .stderr(Stdio::inherit())
         .kill_on_drop(true)
@@ -187,7 +255,7 @@ pub async fn inspect(order: &Order, spool: &File) -> Result<Inspected, InspectEr
     let talk = async {
         ours.set_nonblocking(true)?;
         let (reader, mut writer) = UnixStream::from_std(ours)?.into_split();
-        let text = serde_json::to_vec(order).map_err(io::Error::other)?;
+        let text = serde_json::to_vec(errand).map_err(io::Error::other)?;
         let mut bytes = Vec::new();
         // A child that dies while it is told shows in its answer.
         let told = async {
@@ -200,14 +268,10 @@ pub async fn inspect(order: &Order, spool: &File) -> Result<Inspected, InspectEr
         Ok::<_, io::Error>((told, bytes, status))
     };
     let (_told, bytes, status) =
-        tokio::time::timeout(INSPECTS, talk).await.map_err(|_| InspectError::TimedOut)??;
+        tokio::time::timeout(patience, talk).await.map_err(|_| InspectError::TimedOut)??;
     if !status.success() {
         return Err(InspectError::Died { how: status.to_string() });
     }
-    match serde_json::from_slice(&bytes) {
-        Ok(Answer::Found(found)) => Ok(*found),
-        Ok(Answer::Refusal(Refusal::Failed { step })) => Err(InspectError::Failed { step }),
-        Ok(Answer::Refusal(refusal)) => Err(refusal.into()),
-        Err(_) => Err(InspectError::Died { how: "it said nothing that can be read".to_owned() }),
-    }
+    let unreadable = |_| InspectError::Died { how: "it said nothing that can be read".to_owned() };
+    serde_json::from_slice(&bytes).map_err(unreadable)
 }

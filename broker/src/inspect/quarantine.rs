@@ -40,17 +40,22 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Indexes the pack, if there is one.
-    pub(super) fn index(order: &Order, spool: &File) -> Result<Self, Refusal> {
+    /// One that holds nothing and borrows everything.
+    pub(super) fn borrowing(order: &Order) -> Result<Self, Refusal> {
         let repository = init(order).map_err(|error| failed("the quarantine", error))?;
-        let mut quarantine = Self {
+        Ok(Self {
             repository,
             pack: BTreeSet::new(),
             objects: 0,
             bytes: 0,
             risks: Vec::new(),
             format: order.object_format,
-        };
+        })
+    }
+
+    /// Indexes the pack, if there is one.
+    pub(super) fn index(order: &Order, spool: &File) -> Result<Self, Refusal> {
+        let mut quarantine = Self::borrowing(order)?;
         quarantine.take_bases(order)?;
         let Some(offset) = order.pack_offset else { return Ok(quarantine) };
         quarantine.objects = objects_claimed(spool, offset)?;

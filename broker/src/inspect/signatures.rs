@@ -1,11 +1,11 @@
-//! Whose signature a commit carries, as far as it can be known without a secret: in the confined child.
+//! Whose signature a commit or a tag carries, as far as it can be known without a secret: in the confined child.
 //!
 //! An ssh signature carries its key, and is verified with it. An OpenPGP or X.509 one is named by its digest only: the
 //! broker knows those that it made.
 
 use git2::{Oid, Repository};
-use keyhatch_protocol::signable::{SignedObject, split_commit};
-use keyhatch_protocol::{CommitSignature, ObjectFormat, SignatureFact, SignatureFormat};
+use keyhatch_protocol::signable::{SignedObject, split_commit, split_tag};
+use keyhatch_protocol::{CarriedSignature, ObjectFormat, SignatureFact, SignatureFormat};
 use ssh_key::{HashAlg, PublicKey, SshSig};
 
 use crate::signer::{NAMESPACE, digest};
@@ -14,22 +14,32 @@ use crate::signer::{NAMESPACE, digest};
 const MAX_SIGNATURE: usize = 64 * 1024;
 
 /// What is known of a commit's signature; none where it has none.
-pub(super) fn of(
+pub(super) fn of_commit(
     repository: &Repository,
     commit: Oid,
     format: ObjectFormat,
-) -> Result<Option<CommitSignature>, git2::Error> {
+) -> Result<Option<CarriedSignature>, git2::Error> {
     let odb = repository.odb()?;
     let object = odb.read(commit)?;
-    let Some(signed) = split_commit(object.data(), format) else { return Ok(None) };
-    Ok(Some(CommitSignature {
-        covered: digest(&signed.covered),
-        digest: digest(&signed.signature),
-        fact: fact(&signed),
-    }))
+    Ok(split_commit(object.data(), format).map(|signed| carried(&signed, "commit")))
 }
 
-fn fact(signed: &SignedObject) -> SignatureFact {
+/// What is known of a tag's signature; none where it has none.
+pub(super) fn of_tag(repository: &Repository, tag: Oid) -> Result<Option<CarriedSignature>, git2::Error> {
+    let odb = repository.odb()?;
+    let object = odb.read(tag)?;
+    Ok(split_tag(object.data()).map(|signed| carried(&signed, "tag")))
+}
+
+fn carried(signed: &SignedObject, by: &str) -> CarriedSignature {
+    CarriedSignature {
+        covered: digest(&signed.covered),
+        digest: digest(&signed.signature),
+        fact: fact(signed, by),
+    }
+}
+
+fn fact(signed: &SignedObject, by: &str) -> SignatureFact {
     let bad = |why: &str| SignatureFact::Bad { why: why.to_owned() };
     let Some(format) = signed.format else { return bad("it is of no kind that git knows") };
     if signed.signature.len() > MAX_SIGNATURE {
@@ -47,7 +57,7 @@ fn fact(signed: &SignedObject) -> SignatureFact {
                     format: Some(format),
                     key: Some(key.fingerprint(HashAlg::Sha256).to_string()),
                 },
-                Err(_) => bad("it does not fit the commit"),
+                Err(_) => bad(&format!("it does not fit the {by}")),
             }
         }
     }

@@ -4,10 +4,11 @@
 //! reply says so. Reaching the socket is the session's identity; nothing in a request is. Bounded: connections, the
 //! time to a whole request, its size. Descriptors that come with it end the connection.
 
+mod look;
 mod sign;
 mod status;
-mod wire;
 mod verify;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,10 +82,10 @@ async fn answer(broker: &Arc<Broker>, session: &Arc<Session>, mut wire: Wire) ->
         SessionRequest::Status { .. } => {
             wire.reply(&SessionReply::Status { lines: status::lines(broker, session) }).await
         }
-        SessionRequest::Sign { format, key, namespace, .. } => {
         SessionRequest::Verify { namespace, signature, .. } => {
             verify::answer(wire, namespace, signature).await
         }
+        SessionRequest::Sign { format, key, namespace, .. } => {
             sign::answer(broker, session, wire, sign::Asked { format, key, namespace }).await
         }
     }

@@ -9,6 +9,7 @@ use keyhatch_protocol::message::SessionReply;
 use keyhatch_protocol::signable::{MAX_SIGNABLE, Signable};
 use serde_json::{Value, json};
 
+use super::look;
 use super::wire::{Wire, WireError};
 use crate::approval::{Approved, Authority, Decision, Judged, Patience, Submission, admit};
 use crate::broker::{Broker, WITHDRAWN};
@@ -101,7 +102,7 @@ impl Signing<'_> {
         })?;
         let sign_error = |error: crate::signer::SignError| NotSigned::new(error.to_string(), error.hint());
         let facts = session.signing.facts(&signable, (asked.format, &asked.key)).map_err(sign_error)?;
-        let operation = Operation::Sign(SignOperation { facts });
+        let operation = Operation::Sign(SignOperation::of(facts));
         let judgement = judge(&session.policy, &session.project, &operation);
         let approved = match admit(&session.id, operation, judgement) {
             Judged::Approved(approved) => approved,
@@ -122,6 +123,7 @@ impl Signing<'_> {
         let session = self.session;
         let _one_at_a_time = session.asking.lock().await;
         let patience = Patience { held: session.policy.approval_timeout(), withdrawn: WITHDRAWN };
+        let question = look::at(self.broker, session, question).await;
         let at = (SystemTime::now(), Broker::new_request_id());
         let no = |reason: String| NotSigned::new(reason, "ask the user, then run the same command again");
         let held = match self.broker.queue.submit(&session.id, question, patience, at) {

@@ -32,7 +32,7 @@ use crate::ssh_agent;
 use crate::upstream::HeldConnections;
 
 use container::{Container, ContainerError, SessionName};
-use gitdir::{Keeper, Record, Source, nested};
+use gitdir::{Directories, Keeper, Record, Source, nested};
 use report::Section;
 use told::Told;
 
@@ -304,6 +304,29 @@ impl Session {
     /// Waits until it ends.
     pub async fn ended(&self) {
         // The sender is this session's own and outlives the wait; were it gone, the session would be over too.
+    /// The object stores that its git writes to and reads from, and what must be readable for them: a session can put a
+    /// link where its objects are, so that the directory around them is named.
+    #[must_use]
+    pub fn stores(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let own = self.keeper.as_ref().map(Keeper::directories).unwrap_or_default();
+        let mut objects = self.objects.clone();
+        let mut readable = self.objects.clone();
+        for Directories { session, host } in own {
+            objects.push(session.join("objects"));
+            objects.extend(host.iter().cloned());
+            readable.push(session);
+            readable.extend(host);
+        }
+        (objects, readable)
+    }
+
+    /// Whether its ssh-agent logs in to a destination, written as `host:port`: there a server's proof is looked at.
+    #[must_use]
+    pub fn logs_in_at(&self, destination: &str) -> bool {
+        let hosts = self.policy.ssh_agent().map(|agent| agent.hosts.as_slice()).unwrap_or_default();
+        hosts.iter().any(|(host, port)| destination == format!("{}:{port}", host.as_str()))
+    }
+
         drop(self.closed.subscribe().wait_for(|closed| *closed).await);
     }
 
@@ -447,6 +470,15 @@ async fn begin(
 async fn repositories_inside(paths: &Paths, project: &Path) -> BTreeSet<PathBuf> {
     let (project, cache) = (project.to_owned(), paths.nested());
     let looked = tokio::task::spawn_blocking(move || nested::at_start(&project, &cache));
+/// Who the user is in a project, by their git configuration and the project's.
+///
+/// # Errors
+/// When the directory or a configuration file cannot be read.
+pub async fn identities(project: &Path) -> Result<Vec<Identity>, ProjectError> {
+    let git = ProjectGit::read(project, &BTreeSet::new()).await?;
+    Ok(signer::identities(&git.signing_settings()))
+}
+
     looked.await.map(|found| found.repositories).unwrap_or_default()
 }
 

@@ -22,7 +22,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 pub use locks::{LockedKey, Locks, UnlockError};
 pub use made::{Made, MadeSignature};
 pub use probe::{generate, test};
-pub use settings::{Inside, links};
+pub use settings::{Inside, identities, links};
 pub(crate) use ssh::read_text;
 pub use ssh::{NAMESPACE, SshKey};
 

@@ -44,6 +44,12 @@ pub fn links() -> impl Iterator<Item = (&'static str, &'static str)> {
     ROLES.into_iter().map(|role| (role, "/run/keyhatch-helper"))
 }
 
+/// Who the user is, by settings in git's order.
+#[must_use]
+pub fn identities(settings: &[Setting]) -> Vec<Identity> {
+    Chosen(settings).identities()
+}
+
 impl Signing {
     /// Reads how the user signs. `settings` are the system's, the user's and the project's, in this order.
     pub async fn of(settings: &[Setting], policy: &Policy) -> (Self, Inside) {

@@ -1,7 +1,7 @@
 //! A signature that waits for a decision, as surfaces show it.
 
 use keyhatch_protocol::text::shown;
-use keyhatch_protocol::{CommitFact, Identity, SignFacts, SignatureFact};
+use keyhatch_protocol::{CarriedSignature, Identity, SignFacts, SignatureFact};
 
 use crate::approval::{BATCH_HOLDS, BATCH_LASTS};
 use crate::control::RequestView;
@@ -36,6 +36,12 @@ pub(super) fn request(request: &RequestView, facts: &SignFacts) -> String {
             BATCH_LASTS.as_secs() / 60
         ));
     }
+    if request.changes_known {
+        let (files, added, removed) = (request.file_count, request.added, request.removed);
+        say(format!("  changes     {files} files, +{added} -{removed} lines, against its first parent"));
+    } else if facts.tree.is_some() {
+        say("! changes     unknown: its objects are not at hand; the push will show them".to_owned());
+    }
     say("  --- from here on, text that the session wrote ---".to_owned());
     say(format!("  subject     {}", shown(&facts.subject)));
     if let Some(who) = &facts.author {
@@ -50,12 +56,13 @@ pub(super) fn request(request: &RequestView, facts: &SignFacts) -> String {
     if let Some(tree) = &facts.tree {
         say(format!("  tree        {}", tree.short()));
     }
+    super::files(request, &mut say);
     text
 }
 
-/// Whose signature a commit carries.
-pub(super) fn of_commit(commit: &CommitFact) -> String {
-    let Some(signature) = &commit.signature else { return String::new() };
+/// Whose signature a commit or a tag carries.
+pub(super) fn carried(signature: Option<&CarriedSignature>) -> String {
+    let Some(signature) = signature else { return String::new() };
     match &signature.fact {
         SignatureFact::Ours { key, record, .. } => {
             format!(" (signed here with {}, audit record {record})", shown(key))

@@ -48,6 +48,15 @@ pub struct Keeper {
     record: Arc<Mutex<Record>>,
 }
 
+/// Where the objects of one repository lie.
+#[derive(Debug)]
+pub struct Directories {
+    /// The session's git directory: hostile.
+    pub session: PathBuf,
+    /// The host's object stores.
+    pub host: Vec<PathBuf>,
+}
+
 impl Keeper {
     /// Starts to watch.
     ///
@@ -63,6 +72,14 @@ impl Keeper {
             work.watch(&received);
         })?;
         Ok(Self { orders, thread: Mutex::new(Some(thread)), record })
+    }
+
+    /// The repositories of the session.
+    #[must_use]
+    pub fn directories(&self) -> Vec<Directories> {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |state: &State| Directories { session: state.session(), host: state.stores.clone() };
+        record.repositories.iter().map(of).collect()
     }
 
     /// What was brought so far.

@@ -47,7 +47,7 @@ use keyhatch_policies::rules::Mount;
 use keyhatch_protocol::Remote;
 
 pub(in crate::session) use beneath::Stamp;
-pub use keeper::{Keeper, hold, recover};
+pub use keeper::{Directories, Keeper, hold, recover};
 pub use layout::{DotGit, Repository};
 pub use placeholder::forget as forget_placeholders;
 use state::Blank;
