@@ -8,6 +8,7 @@ pub mod agent;
 pub mod destination;
 pub mod frame;
 pub mod id;
+pub mod kex;
 pub mod message;
 pub mod oid;
 pub mod pktline;

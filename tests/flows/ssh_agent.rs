@@ -118,6 +118,94 @@ fn ssh_and_scp_log_in_to_a_named_host_with_a_named_key_and_it_is_recorded() {
 }
 
 #[test]
+fn rsync_logs_in_with_it() {
+    let scene = Scene::new(None);
+    scene.world.make_directory("home/tree");
+    scene.world.write("home/tree/a", "a file\n");
+    let known = scene.world.path("home/.ssh/known_hosts").display().to_string();
+    let shell =
+        format!("/usr/bin/ssh -F /dev/null -oBatchMode=yes -oUserKnownHostsFile={known} -p {}", scene.port);
+    let to = format!("{}@127.0.0.1:{}/", scene.world.user.name, scene.world.path("home/copy").display());
+    scene.client("/usr/bin/rsync", &["-a", "-e", &shell, "tree/", &to]).ok();
+    assert_eq!(std::fs::read_to_string(scene.world.path("home/copy/a")).expect("it came"), "a file\n");
+    scene.end();
+}
+
+/// curl is linked with libssh2, which sends no `session-bind@openssh.com`.
+const CURL: &str = "/usr/bin/curl -sS -k --connect-timeout 20 --disable";
+
+#[test]
+fn a_libssh2_client_whose_connection_nobody_sees_is_refused_with_the_reason() {
+    let version = std::process::Command::new("/usr/bin/curl")
+        .arg("-V")
+        .output()
+        .expect("curl is missing: run ./test.sh");
+    assert!(
+        String::from_utf8_lossy(&version.stdout).contains("libssh2/"),
+        "this curl has no libssh2: {version:?}"
+    );
+    let scene = Scene::new(None);
+    scene.world.write("home/file", "a file\n");
+    let url = format!(
+        "scp://{}:@127.0.0.1:{}{}",
+        scene.world.user.name,
+        scene.port,
+        scene.world.path("home/file").display()
+    );
+    let words: Vec<&str> = CURL.split(' ').skip(1).chain([url.as_str()]).collect();
+    let refused = scene.client("/usr/bin/curl", &words).fails();
+    assert!(!refused.stdout.contains("a file"), "{refused:?}");
+    assert!(
+        scene.refusals().iter().any(|why| why.contains("the client sends no session-bind@openssh.com")),
+        "{:?}",
+        scene.refusals()
+    );
+    scene.end();
+}
+
+#[test]
+fn libssh2_and_ssh_log_in_from_inside_where_the_server_proves_itself_on_the_way() {
+    let scene = Scene::new(None);
+    let (port, user) = (scene.port.clone(), scene.world.user.name.clone());
+    let file = scene.world.write("home/file", "a file\n").display().to_string();
+    let policy = |hosts: &str| {
+        format!(
+            "name = \"inside\"\ndescription = \"Logs in from inside.\"\n[ssh_agent]\nkeys = [\"login\"]\nhosts = [\"{hosts}\"]\n\
+             [network]\nhost_services = [{{ address = \"127.0.0.1:{port}\", reason = \"the server\" }}]\n"
+        )
+    };
+    let curl = format!("{CURL} scp://{user}:@127.0.0.1:{port}{file}");
+    let ssh = format!(
+        "/usr/bin/ssh -F /dev/null -oBatchMode=yes -oStrictHostKeyChecking=no -p {port} {user}@127.0.0.1 cat {file}"
+    );
+    let project = scene.world.make_directory("other");
+    scene.world.policy("inside", &policy(&format!("127.0.0.1:{port}")));
+    let done = scene.world.run(&project, "inside", &format!("{curl} && {ssh}")).ok();
+    assert_eq!(done.stdout, "a file\na file\n", "{done:?}");
+    let audit = scene.world.audit();
+    let logins: Vec<&Value> = audit.iter().filter(|record| record["event"] == "login-signed").collect();
+    assert_eq!(logins.len(), 2);
+    assert!(logins.iter().all(|login| login["host"] == format!("127.0.0.1:{port}")), "{logins:?}");
+    // A server that the policy does not name proves nothing that counts, and neither does one that is revoked.
+    scene.world.policy("inside", &policy("git.example.org"));
+    scene.world.run(&project, "inside", &curl).fails();
+    scene.world.policy("inside", &policy(&format!("127.0.0.1:{port}")));
+    let known = scene.world.path("home/.ssh/known_hosts");
+    let text = std::fs::read_to_string(&known).expect("known hosts");
+    scene.world.write(
+        "home/.ssh/known_hosts",
+        &format!("{text}@revoked * {}", text.split_once(' ').expect("a line").1),
+    );
+    scene.world.run(&project, "inside", &curl).fails();
+    assert!(
+        scene.refusals().iter().any(|why| why.contains("is revoked in known_hosts")),
+        "{:?}",
+        scene.refusals()
+    );
+    scene.end();
+}
+
+#[test]
 fn a_host_that_the_policy_does_not_name_gets_no_login() {
     let scene = Scene::new(Some("git.example.org"));
     let refused = scene.ssh(&[], "echo hello").fails();

@@ -125,7 +125,7 @@ async fn enter(session: &Session, outside: TcpStream, port: u16) {
         let Ok(inside) = dial(&dialer, SocketAddr::new(address, port)).await else { continue };
         network.tally.published();
         drop((inside.set_nodelay(true), outside.set_nodelay(true)));
-        tunnel::join(session, &inside, &outside, network.rules.limits.idle).await;
+        tunnel::join(session, "", (&inside, &outside), network.rules.limits.idle).await;
         return;
     }
 }
@@ -175,5 +175,5 @@ async fn reach(served: &Served, inside: TcpStream, (service, name): (SocketAddr,
         return;
     };
     drop((inside.set_nodelay(true), outside.set_nodelay(true)));
-    tunnel::join(&served.session, &inside, &outside, network.rules.limits.idle).await;
+    tunnel::join(&served.session, name, (&inside, &outside), network.rules.limits.idle).await;
 }

@@ -1,7 +1,8 @@
 //! A tunnel: bytes both ways between a session and a host, counted, limited, and ended with the session.
 //!
 //! The kernel moves the bytes from socket to socket (`splice(2)`), so that a tunnel costs little beside a direct
-//! connection. What is inside is not looked at.
+//! connection. What is inside is not looked at, but for the first words of an ssh server that the session's ssh-agent
+//! logs in to: its proof of itself, which is in clear.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use keyhatch_protocol::kex::{self, MAX_PRELUDE, Prelude};
 use rustix::net::Shutdown;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
@@ -84,7 +86,11 @@ pub(super) async fn run(served: &Served, (inside, early): (TcpStream, Bytes), op
     let both = async {
         meter.count(Way::Out, early.len())?;
         stream.write_all(&early).await?;
-        tokio::try_join!(pump(&inside, &stream, &meter, Way::Out), pump(&stream, &inside, &meter, Way::In))
+        let incoming = async {
+            see_proof(&served.session, &name, (&stream, &inside), &meter).await?;
+            pump(&stream, &inside, &meter, Way::In).await
+        };
+        tokio::try_join!(pump(&inside, &stream, &meter, Way::Out), incoming)
     };
     tokio::select! {
         ended = both => if let Err(error) = ended {
@@ -151,13 +157,22 @@ impl<'b> Meter<'b> {
     }
 }
 
-/// Moves bytes between two connections without a name: a published port, or a service of the host.
-pub(super) async fn join(session: &Session, inside: &TcpStream, outside: &TcpStream, idle: Duration) {
+/// Moves bytes between two connections: a published port, or a service of the host, which has a name.
+pub(super) async fn join(
+    session: &Session,
+    name: &str,
+    (inside, outside): (&TcpStream, &TcpStream),
+    idle: Duration,
+) {
     // What the user opened on purpose does not count against what the agent may fetch.
     let budget = Budget::new(u64::MAX, u64::MAX);
     let meter = Meter::new(&budget);
     let both = async {
-        tokio::try_join!(pump(inside, outside, &meter, Way::Out), pump(outside, inside, &meter, Way::In))
+        let incoming = async {
+            see_proof(session, name, (outside, inside), &meter).await?;
+            pump(outside, inside, &meter, Way::In).await
+        };
+        tokio::try_join!(pump(inside, outside, &meter, Way::Out), incoming)
     };
     tokio::select! {
         ended = both => if let Err(error) = ended {
@@ -166,6 +181,50 @@ pub(super) async fn join(session: &Session, inside: &TcpStream, outside: &TcpStr
         () = meter.idle(idle) => {}
         () = session.ended() => {}
     }
+}
+
+/// Passes on what an ssh server says until it has proved itself, where the session's ssh-agent logs in to it.
+async fn see_proof(
+    session: &Session,
+    name: &str,
+    (from, to): (&TcpStream, &TcpStream),
+    meter: &Meter<'_>,
+) -> io::Result<()> {
+    if !session.logs_in_at(name) {
+        return Ok(());
+    }
+    let mut seen = Vec::new();
+    let mut buffer = vec![0; 16 * 1024];
+    while seen.len() < MAX_PRELUDE {
+        from.readable().await?;
+        let read = match from.try_read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        };
+        meter.count(Way::In, read)?;
+        seen.extend_from_slice(&buffer[..read]);
+        // Kept before it is passed on: the client's login may come at once.
+        let prelude = kex::read(&seen);
+        let more = prelude == Prelude::More;
+        if let Prelude::Proved(proof) = prelude {
+            session.proofs.keep(proof);
+        }
+        let mut left = &buffer[..read];
+        while !left.is_empty() {
+            to.writable().await?;
+            match to.try_write(left) {
+                Ok(written) => left = &left[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !more {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// Moves bytes one way until the sender is done, and says so to the receiver.

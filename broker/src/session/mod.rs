@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use keyhatch_policies::rules::{FileInside, Mount, NetworkInside};
 use keyhatch_policies::{GitDirectory, Policy, Project, ProjectAccess, Terms};
-use keyhatch_protocol::{ObjectId, Remote, SessionId};
+use keyhatch_protocol::{Identity, ObjectId, Remote, SessionId};
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 
@@ -29,6 +29,7 @@ use crate::paths::{Paths, PathsError, make_private};
 use crate::registries::{self, Answer};
 use crate::signer::{self, Signing};
 use crate::ssh_agent;
+use crate::ssh_agent::witness::Proofs;
 use crate::upstream::HeldConnections;
 
 use container::{Container, ContainerError, SessionName};
@@ -119,6 +120,8 @@ pub struct Session {
     pub closed: watch::Sender<bool>,
     /// Connections upstream that wait for its signed pushes.
     pub(crate) held: HeldConnections,
+    /// What ssh servers proved on its connections.
+    pub(crate) proofs: Proofs,
     /// Its network: what is allowed, and what was counted.
     pub network: SessionNetwork,
     sockets: PathBuf,
@@ -301,9 +304,6 @@ impl Session {
         self.keeper.as_ref().map(Keeper::sections).unwrap_or_default()
     }
 
-    /// Waits until it ends.
-    pub async fn ended(&self) {
-        // The sender is this session's own and outlives the wait; were it gone, the session would be over too.
     /// The object stores that its git writes to and reads from, and what must be readable for them: a session can put a
     /// link where its objects are, so that the directory around them is named.
     #[must_use]
@@ -327,6 +327,9 @@ impl Session {
         hosts.iter().any(|(host, port)| destination == format!("{}:{port}", host.as_str()))
     }
 
+    /// Waits until it ends.
+    pub async fn ended(&self) {
+        // The sender is this session's own and outlives the wait; were it gone, the session would be over too.
         drop(self.closed.subscribe().wait_for(|closed| *closed).await);
     }
 
@@ -461,15 +464,12 @@ async fn begin(
         tips: Mutex::default(),
         counts: Mutex::default(),
         held: HeldConnections::default(),
+        proofs: Proofs::default(),
         keeper,
     };
     Ok((session, Ground { git, signs, over }))
 }
 
-/// The repositories inside a project, as far as a short look finds them.
-async fn repositories_inside(paths: &Paths, project: &Path) -> BTreeSet<PathBuf> {
-    let (project, cache) = (project.to_owned(), paths.nested());
-    let looked = tokio::task::spawn_blocking(move || nested::at_start(&project, &cache));
 /// Who the user is in a project, by their git configuration and the project's.
 ///
 /// # Errors
@@ -479,6 +479,10 @@ pub async fn identities(project: &Path) -> Result<Vec<Identity>, ProjectError> {
     Ok(signer::identities(&git.signing_settings()))
 }
 
+/// The repositories inside a project, as far as a short look finds them.
+async fn repositories_inside(paths: &Paths, project: &Path) -> BTreeSet<PathBuf> {
+    let (project, cache) = (project.to_owned(), paths.nested());
+    let looked = tokio::task::spawn_blocking(move || nested::at_start(&project, &cache));
     looked.await.map(|found| found.repositories).unwrap_or_default()
 }
 

@@ -1,10 +1,11 @@
 //! An ssh-agent for the agent's side: it lists the keys that policy names, and signs logins to hosts that policy names.
 //!
 //! Comes in: the agent protocol on `agent.sock`, from untrusted processes. A login is signed only on a connection that
-//! was bound to a server by that server's own signature (`session-bind@openssh.com`), when known_hosts has the server's
-//! key under a named host. Everything else is refused: SSHSIG blobs, forwarding, adding, removing, locking, extensions.
+//! was bound to a server by that server's own signature (`session-bind@openssh.com`, or seen by [`witness`] where the
+//! client does not send it), when known_hosts has the server's key under a named host. Everything else is refused: SSHSIG blobs, forwarding, adding, removing, locking, extensions.
 
 pub(crate) mod hosts;
+pub(crate) mod witness;
 
 use std::io;
 use std::sync::Arc;
@@ -39,6 +40,10 @@ const IDENTITIES_ANSWER: u8 = 12;
 const SIGN_RESPONSE: u8 = 14;
 /// `SSH_AGENT_RSA_SHA2_512`, the only hash that RSA is used with here.
 const RSA_SHA2_512: u32 = 4;
+
+/// Why a login is refused of which nobody knows where it goes.
+const UNBOUND: &str = "the login is not bound to a server: the client sends no session-bind@openssh.com, and its \
+                       connection does not pass through the session's proxy";
 
 /// Serves the session's ssh-agent, where its policy has one.
 ///
@@ -194,12 +199,16 @@ impl Connection {
     /// Signs a login to the server that the connection is bound to.
     async fn login(&self, key: &[u8], data: &[u8], flags: u32) -> Result<Vec<u8>, String> {
         let login = agent::parse_login(data).map_err(|error| error.to_string())?;
-        let Binding::To { session, host_key, host } = &self.bound else {
-            return Err("the login is not bound to a server (session-bind@openssh.com)".to_owned());
+        let (host_key, host) = match &self.bound {
+            Binding::To { session, host_key, host } if login.session == session => {
+                (host_key.clone(), host.clone())
+            }
+            Binding::To { .. } => return Err("the login is for another connection".to_owned()),
+            Binding::None => self.witnessed(login.session)?,
+            Binding::Refused => return Err("the connection was refused already".to_owned()),
         };
-        let for_it = login.session == session && login.host_key.is_none_or(|named| named == host_key);
-        if !for_it || login.key != key {
-            return Err("the login is for another connection, server or key".to_owned());
+        if login.host_key.is_some_and(|named| named != host_key) || login.key != key {
+            return Err("the login is for another server or key".to_owned());
         }
         let named = self.facade.keys.iter().find(|one| one.blob().is_some_and(|blob| blob == key));
         let named = named.ok_or("this key is not one that the policy names")?;
@@ -219,6 +228,18 @@ impl Connection {
         let recorded = self.facade.broker.record(&self.facade.session.id, "login-signed", fields);
         recorded.map_err(|_| "the audit log cannot be written")?;
         Ok(bytes)
+    }
+
+    /// The server of a login that its client did not bind: one whose own signature of this session's id was seen on its
+    /// way through the broker. It is the proof that a client would have handed over.
+    fn witnessed(&self, session: &[u8]) -> Result<(Vec<u8>, String), String> {
+        let proofs = self.facade.session.proofs.all().into_iter();
+        let mut proved = proofs.filter_map(|proof| {
+            let key = server(&proof.host_key, session, &proof.signature).ok()?;
+            Some((proof.host_key, key))
+        });
+        let (host_key, key) = proved.next().ok_or(UNBOUND)?;
+        Ok((host_key, hosts::named(&self.facade.policy.hosts, &key)?))
     }
 
     fn refused(&self, why: &str) -> Vec<u8> {
