@@ -1,0 +1,67 @@
+//! jj's own ssh signing backend inside: it calls another argv than git, pipes, and writes commits of its own making.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use keyhatch_tests::World;
+
+/// Where jj lies: fetched once, and kept with what was built.
+fn jj() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let directory = root.join("../target/peers/jj");
+    let fetched = Command::new(root.join("peers/jj.sh")).arg(&directory).output().expect("bash is there");
+    assert!(fetched.status.success(), "jj cannot be had: {}", String::from_utf8_lossy(&fetched.stderr));
+    directory
+}
+
+const CONFIG: &str = r#"
+[user]
+name = "Ada Lovelace"
+email = "ada@example.org"
+[ui]
+paginate = "never"
+[signing]
+behavior = "own"
+backend = "ssh"
+key = "/etc/keyhatch/signing.pub"
+[signing.backends.ssh]
+program = "/run/keyhatch/ssh-keygen"
+allowed-signers = "/etc/keyhatch/allowed_signers"
+"#;
+
+#[test]
+fn jj_signs_and_verifies_through_the_helper() {
+    let world = World::new();
+    let project = world.project("p", "https://git.invalid/p");
+    let key = world.path("home/id");
+    let made = world.command("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+    assert!(made.expect("ssh-keygen runs").success());
+    let public = std::fs::read_to_string(key.with_extension("pub")).expect("a public key");
+    let signers = world.write("home/signers", &format!("ada@example.org {public}")).display().to_string();
+    let public = key.with_extension("pub").display().to_string();
+    for (name, value) in
+        [("gpg.format", "ssh"), ("user.signingkey", &*public), ("gpg.ssh.allowedSignersFile", &signers)]
+    {
+        world.git(&world.home(), &["config", "--global", name, value]).ok();
+    }
+    // Inside, the project is what there is of the host's files.
+    let copied = Command::new("cp").arg("-r").arg(jj()).arg(project.join(".jj-program")).status();
+    assert!(copied.expect("cp runs").success());
+    world.write("p/.jj-config.toml", CONFIG);
+    world.write("p/.git/info/exclude", ".jj-program\n.jj-config.toml\n");
+    let script = "set -e; export JJ_CONFIG=$PWD/.jj-config.toml; jj() { $PWD/.jj-program/jj \"$@\" 2>&1; }; \
+        jj git init --colocate; echo 1 > one; jj describe -m 'Made by jj'; jj new -m 'The next'; jj bookmark create jj -r @-; \
+        jj log --no-graph -r 'jj|@' -T 'description.first_line() ++ \" \" ++ signature.status() ++ \" \" ++ signature.display() ++ \"\\n\"' > log; cat log; \
+        mkdir /tmp/b; ln -s -t /tmp/b /usr/local/bin/* /usr/bin/* 2> /dev/null || true; rm -f /tmp/b/ssh-keygen; export PATH=/tmp/b; ! command -v ssh-keygen; \
+        jj show --no-patch -r jj -T 'signature.status() ++ \" without: \" ++ signature.display()'";
+    let done = world.run(&project, "default", script).ok();
+    assert!(done.stdout.contains("Made by jj good ada@example.org"), "{done:?}");
+    assert!(
+        done.stdout.contains("good without: ada@example.org"),
+        "the helper verifies for jj too: {done:?}"
+    );
+    let verified = world.git(&project, &["verify-commit", "refs/heads/jj"]).ok();
+    assert!(verified.stderr.contains("Good \"git\" signature for ada@example.org"), "{verified:?}");
+    let signed = world.audit().iter().filter(|record| record["event"] == "signed").count();
+    assert!(signed >= 2, "jj signs each commit that it makes: {signed}");
+}
