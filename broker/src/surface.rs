@@ -11,6 +11,7 @@ use keyhatch_protocol::text::{shown, shown_line};
 
 use crate::control::{RequestView, ShownRequest};
 use crate::session::report::SessionReport;
+use crate::signer::LockedKey;
 
 /// Refs, commits, files and risks that a rendering lists; the counts are always whole.
 const LISTED: usize = 20;
@@ -33,6 +34,24 @@ pub fn line(request: &RequestView) -> String {
     let withdrawn =
         if request.withdrawn { "  (client went away; an approval waits for its retry)" } else { "" };
     format!("{}  {}  {what}{risks}{withdrawn}", request.id, shown(&request.remote))
+}
+
+/// A key that signatures wait for, in one line.
+#[must_use]
+pub fn locked_line(key: &LockedKey) -> String {
+    format!("locked  {}  run: keyhatch credential unlock", shown(&key.path.display().to_string()))
+}
+
+/// A key that signatures wait for, and what to do: never here, where the agent could have drawn the same.
+#[must_use]
+pub fn locked(key: &LockedKey) -> String {
+    format!(
+        "a signature waits for a key that has a passphrase\n  key         {}\n  file        {}\n\n\
+         in another terminal, run: keyhatch credential unlock\n\
+         never type the passphrase in here: what looks like this can be the agent's own\n",
+        shown(&key.fingerprint),
+        shown(&key.path.display().to_string())
+    )
 }
 
 /// A request in full, without its diff.
@@ -88,6 +107,17 @@ pub fn request(request: &RequestView) -> String {
         ));
     }
     more(&mut say, request.commit_count, request.commits.len(), "commits");
+    for tag in request.tags.iter().take(LISTED) {
+        let signed = sign::carried(tag.signature.as_ref());
+        let who = tag.tagger.as_ref().map_or_else(String::new, |who| format!("{} <{}>", who.name, who.email));
+        say(format!("  tag         {}{signed}  {}  {}", shown(&tag.name), shown(&tag.subject), shown(&who)));
+    }
+    more(&mut say, request.tags.len() as u64, request.tags.len(), "tags");
+    files(request, &mut say);
+    text
+}
+
+fn files(request: &RequestView, say: &mut impl FnMut(String)) {
     for file in request.files.iter().take(LISTED) {
         let lines = match (file.added, file.removed) {
             (Some(added), Some(removed)) => format!("+{added} -{removed}"),
@@ -106,17 +136,6 @@ fn more(say: &mut impl FnMut(String), count: u64, listed: usize, what: &str) {
 }
 
 /// A session's report: who it was, then a line or more a section.
-    for tag in request.tags.iter().take(LISTED) {
-        let signed = sign::carried(tag.signature.as_ref());
-        let who = tag.tagger.as_ref().map_or_else(String::new, |who| format!("{} <{}>", who.name, who.email));
-        say(format!("  tag         {}{signed}  {}  {}", shown(&tag.name), shown(&tag.subject), shown(&who)));
-    }
-    more(&mut say, request.tags.len() as u64, request.tags.len(), "tags");
-    files(request, &mut say);
-    text
-}
-
-fn files(request: &RequestView, say: &mut impl FnMut(String)) {
 #[must_use]
 pub fn report(report: &SessionReport) -> String {
     let state = if report.closed.is_some() { "ended" } else { "open" };

@@ -52,6 +52,44 @@ fn a_prompt_can_be_answered_elsewhere_and_denied_here() {
 }
 
 #[test]
+fn a_key_that_waits_for_its_passphrase_is_told_of_and_what_is_typed_there_reaches_nobody() {
+    const PASSPHRASE: &str = "correct-horse";
+    let world = World::new();
+    let project = world.project("p", "https://git.invalid/p");
+    let key = world.path("home/id");
+    let made =
+        world.command("ssh-keygen").args(["-q", "-t", "ed25519", "-N", PASSPHRASE, "-f"]).arg(&key).status();
+    assert!(made.expect("ssh-keygen runs").success());
+    for (name, value) in [("gpg.format", "ssh"), ("user.signingkey", &*key.display().to_string())] {
+        world.git(&world.home(), &["config", "--global", name, value]).ok();
+    }
+    // The agent reads its terminal while its git waits.
+    let script = "keyhatch run -- sh -c \"echo the-agents-own-screen; (cat > typed < /dev/tty &); git commit -q --allow-empty -S -m x; echo code \\$?; sleep 1\"";
+    let terminal = Terminal::open(&world, &project, script);
+    let shown = terminal.shows("a signature waits for a key that has a passphrase");
+    assert!(
+        shown.contains("keyhatch credential unlock") && shown.contains("never type the passphrase in here"),
+        "{shown}"
+    );
+    assert!(!shown.contains("the-agents-own-screen"), "{shown}");
+    assert!(world.keyhatch(&["pending"]).ok().stdout.contains("keyhatch credential unlock"));
+    // Somebody types it all the same: it is thrown away.
+    terminal.keys(&[PASSPHRASE, "Enter"]);
+    terminal.shows("the-agents-own-screen");
+    terminal.keys(&["for-the-agent", "Enter"]);
+    world.wait_until("the agent's own keys come", || {
+        std::fs::read_to_string(project.join("typed")).is_ok_and(|typed| typed.contains("for-the-agent"))
+    });
+    let typed = std::fs::read_to_string(project.join("typed")).expect("what was typed");
+    assert!(!typed.contains("correct"), "{typed:?}");
+    let mut unlock = world.command(world.path("bin/keyhatch"));
+    unlock.args(["credential", "unlock"]);
+    world.with_input(unlock, PASSPHRASE.as_bytes()).ok();
+    terminal.shows("code 0");
+    assert_eq!(world.keyhatch(&["pending"]).ok().stdout, "nothing waits for a decision\n");
+}
+
+#[test]
 fn keys_signals_size_and_job_control_are_the_commands_own() {
     let world = World::new();
     let project = world.make_directory("plain");
@@ -61,7 +99,8 @@ fn keys_signals_size_and_job_control_are_the_commands_own() {
     terminal.keys_until(&["stty size", "Enter"], "30 100");
     terminal.resize(90, 25);
     terminal.keys_until(&["stty size", "Enter"], "25 90");
-    terminal.keys(&["clear; sleep 500", "Enter"]);
+    terminal.keys(&["clear; echo asleep; sleep 500", "Enter"]);
+    terminal.shows("asleep\n");
     terminal.keys_until(&["C-z"], "Stopped");
     terminal.keys(&["fg", "Enter"]);
     terminal.keys_until(&["C-c"], "^C");

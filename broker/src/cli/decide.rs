@@ -8,6 +8,7 @@ use super::{Failure, paths, print, print_json};
 use crate::approval::Scope;
 use crate::control::client::{Client, ClientError};
 use crate::control::{Reply, Request, RequestView, Verdict};
+use crate::signer::LockedKey;
 use crate::surface;
 
 pub(super) fn pending(args: &Pending) -> Result<ExitCode, Failure> {
@@ -19,13 +20,21 @@ pub(super) fn pending(args: &Pending) -> Result<ExitCode, Failure> {
     };
     if args.json {
         print_json(&requests)?;
-    } else if requests.is_empty() {
-        print("nothing waits for a decision\n")?;
     } else {
-        let lines: String = requests.iter().map(|request| surface::line(request) + "\n").collect();
-        print(&lines)?;
+        let mut lines: String = requests.iter().map(|request| surface::line(request) + "\n").collect();
+        lines.extend(locked().iter().map(|key| surface::locked_line(key) + "\n"));
+        print(if lines.is_empty() { "nothing waits for a decision\n" } else { &lines })?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The keys that signatures wait for. A broker that is gone has none.
+fn locked() -> Vec<LockedKey> {
+    let asked = paths().ok().and_then(|paths| Client::connect(&paths).ok()?.ask(Request::Locked).ok());
+    match asked {
+        Some(Reply::Locked { keys }) => keys,
+        _ => Vec::new(),
+    }
 }
 
 fn list(wait: bool) -> Result<Vec<RequestView>, Failure> {

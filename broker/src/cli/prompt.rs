@@ -18,12 +18,19 @@ use crate::approval::Scope;
 use crate::control::client::Client;
 use crate::control::{Reply, Request, RequestView, Verdict};
 use crate::paths::Paths;
+use crate::signer::LockedKey;
 use crate::surface;
 
 /// How long the prompt must have been seen, without a key, before a key can approve.
 const ARMING: Duration = Duration::from_millis(700);
 /// How often the queue is asked while a prompt is open: somebody else may decide.
 const TICK: Duration = Duration::from_millis(200);
+
+/// How often it is asked whether a key waits for its passphrase.
+const LOCKS: Duration = Duration::from_secs(1);
+/// The alternate screen: the agent's own comes back as it was.
+const ASIDE: &str = "\x1b[?1049h\x1b[H\x1b[2J";
+const BACK: &str = "\x1b[?1049l";
 
 /// The thread that asks.
 pub(super) struct Prompting {
@@ -43,6 +50,7 @@ impl Prompting {
         let stopping = stop.clone();
         let thread = std::thread::spawn(move || {
             let mut left_alone = Vec::new();
+            let (mut told, mut looked) = (Vec::new(), Instant::now());
             while !stopping.load(Ordering::Relaxed) {
                 let next = waiting(&paths, &session).into_iter().find(|r| !left_alone.contains(&r.id));
                 match next {
@@ -53,6 +61,10 @@ impl Prompting {
                         }
                         gate.set_shut(false);
                         left_alone.push(request.id);
+                    }
+                    None if looked.elapsed() > LOCKS => {
+                        looked = Instant::now();
+                        tell_of_locked(&paths, &session, (&gate, &stopping), &mut told);
                     }
                     None => std::thread::sleep(TICK),
                 }
@@ -80,11 +92,61 @@ fn waiting(paths: &Paths, session: &SessionId) -> Vec<RequestView> {
     }
 }
 
+/// The keys that this session's signatures wait for.
+fn locked(paths: &Paths, session: &SessionId) -> Vec<LockedKey> {
+    match Client::connect(paths).and_then(|mut client| client.ask(Request::Locked)) {
+        Ok(Reply::Locked { keys }) => keys.into_iter().filter(|key| key.sessions.contains(session)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Says once of each key that it waits for its passphrase. It is not asked for here: the agent can draw the same on this
+/// terminal, and would be given it the next time.
+fn tell_of_locked(
+    paths: &Paths,
+    session: &SessionId,
+    (gate, stop): (&Gate, &AtomicBool),
+    told: &mut Vec<String>,
+) {
+    let waiting = locked(paths, session);
+    // A key that was opened, and waits again in a later session of the broker's, is news.
+    told.retain(|known| waiting.iter().any(|key| &key.fingerprint == known));
+    let Some(key) = waiting.into_iter().find(|key| !told.contains(&key.fingerprint)) else { return };
+    gate.set_shut(true);
+    if let Err(error) = notice(paths, session, (&key, stop)) {
+        tracing::debug!(%error, "the notice failed");
+    }
+    gate.set_shut(false);
+    told.push(key.fingerprint);
+}
+
+fn notice(paths: &Paths, session: &SessionId, (key, stop): (&LockedKey, &AtomicBool)) -> io::Result<()> {
+    tcflush(io::stdin(), QueueSelector::IFlush)?;
+    let mut out = io::stdout();
+    let text = surface::locked(key).replace('\n', "\r\n");
+    write!(out, "{ASIDE}keyhatch: {text}\r\n  Enter  back to the agent\r\n")?;
+    out.flush()?;
+    let mut looked = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        // Whatever else is typed here is thrown away: it may be a passphrase after all.
+        if let Some(b'\r' | b'\n' | 0x03) = self::key()? {
+            break;
+        }
+        if looked.elapsed() > TICK {
+            looked = Instant::now();
+            if !locked(paths, session).iter().any(|one| one.fingerprint == key.fingerprint) {
+                break;
+            }
+        }
+    }
+    write!(out, "{BACK}")?;
+    out.flush()
+}
+
 fn ask(paths: &Paths, request: &RequestView, stop: &AtomicBool) -> io::Result<()> {
     tcflush(io::stdin(), QueueSelector::IFlush)?;
     let mut out = io::stdout();
-    // The alternate screen: the agent's own comes back as it was.
-    write!(out, "\x1b[?1049h\x1b[H\x1b[2J")?;
+    write!(out, "{ASIDE}")?;
     let text = surface::request(request).replace('\n', "\r\n");
     let session = if request.once_only { "" } else { "   s  approve for this session" };
     write!(out, "keyhatch: the agent wants to\r\n\r\n{text}\r\n")?;
@@ -101,7 +163,7 @@ fn ask(paths: &Paths, request: &RequestView, stop: &AtomicBool) -> io::Result<()
             std::thread::sleep(Duration::from_secs(2));
         }
     }
-    write!(out, "\x1b[?1049l")?;
+    write!(out, "{BACK}")?;
     out.flush()
 }
 

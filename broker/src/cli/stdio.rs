@@ -32,9 +32,10 @@ impl Gate {
         self.opened.notify_all();
     }
 
-    /// Whether it is shut.
-    pub(super) fn is_shut(&self) -> bool {
-        *self.shut.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Reads while it is open. Whoever shuts it waits for the read, so that no key of a prompt's gets to the command.
+    fn read_if_open(&self, read: impl FnOnce() -> io::Result<usize>) -> io::Result<Option<usize>> {
+        let shut = self.shut.lock().unwrap_or_else(PoisonError::into_inner);
+        if *shut { Ok(None) } else { read().map(Some) }
     }
 
     fn wait(&self) {
@@ -245,12 +246,22 @@ fn pass_keys(master: &File, gate: &Gate, traffic: &Traffic) {
         let tick = rustix::event::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         match poll(&mut polled, Some(&tick)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => continue,
-            Ok(_) if gate.is_shut() => continue,
             Ok(_) => {}
             Err(_) => return,
         }
-        match rustix::io::read(&stdin, &mut buffer) {
-            Ok(read @ 1..) => {
+        // Looked at once more: a prompt may have thrown away what was there, and a read would wait for its keys.
+        let read = gate.read_if_open(|| {
+            let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
+            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            if poll(&mut polled, Some(&now))? == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(rustix::io::read(&stdin, &mut buffer)?)
+        });
+        match read {
+            Ok(None) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Ok(Some(read @ 1..)) => {
                 traffic.input.fetch_add(read as u64, Ordering::Relaxed);
                 let mut master = master;
                 if master.write_all(&buffer[..read]).is_err() {

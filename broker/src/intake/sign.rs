@@ -51,7 +51,7 @@ pub(super) async fn answer(
         Err(_) => return Err(WireError::Slow),
     };
     wire.reply(&SessionReply::Answer {}).await?;
-    let (voice, mut lines) = Voice::new();
+    let (voice, mut lines) = Voice::of(&session.id);
     let signing = Signing { broker, session, peer: wire.peer(), voice };
     let mut steps = std::pin::pin!(signing.steps(&asked, &payload));
     let signed = loop {

@@ -1,10 +1,11 @@
 //! Keys that wait for a passphrase. It is typed on a surface of the user's, never where the agent could see it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use keyhatch_protocol::SessionId;
 use serde::{Deserialize, Serialize};
 use ssh_key::PrivateKey;
 use thiserror::Error;
@@ -22,6 +23,8 @@ pub struct LockedKey {
     pub fingerprint: String,
     /// Its file on the host.
     pub path: PathBuf,
+    /// The sessions that wait for it.
+    pub sessions: Vec<SessionId>,
 }
 
 /// A key was not opened.
@@ -39,7 +42,7 @@ pub enum UnlockError {
 struct Wanted {
     path: PathBuf,
     key: PrivateKey,
-    waiting: usize,
+    waiting: Vec<SessionId>,
     opened: Option<Arc<PrivateKey>>,
 }
 
@@ -59,33 +62,40 @@ impl Default for Locks {
 /// A signature that waits; one that goes away no longer does.
 struct Waiting<'l> {
     locks: &'l Locks,
-    fingerprint: &'l str,
+    fingerprint: String,
+    session: SessionId,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut wanted = self.locks.lock();
-        if let Some(one) = wanted.get_mut(self.fingerprint) {
-            one.waiting -= 1;
-            if one.waiting == 0 {
-                wanted.remove(self.fingerprint);
+        if let Some(one) = wanted.get_mut(&self.fingerprint) {
+            if let Some(at) = one.waiting.iter().position(|session| session == &self.session) {
+                one.waiting.remove(at);
+            }
+            if one.waiting.is_empty() {
+                wanted.remove(&self.fingerprint);
             }
         }
     }
 }
 
 impl Locks {
-    /// Waits until the user opens this key; none where nobody does.
-    pub async fn opened(&self, fingerprint: &str, path: &Path, key: PrivateKey) -> Option<Arc<PrivateKey>> {
+    /// Waits until the user opens a key, by its fingerprint and file, for a session; none where nobody does.
+    pub async fn opened(
+        &self,
+        (fingerprint, path, session): (String, PathBuf, SessionId),
+        key: PrivateKey,
+    ) -> Option<Arc<PrivateKey>> {
         let mut changes = self.changed.subscribe();
-        let fresh = || Wanted { path: path.to_owned(), key, waiting: 0, opened: None };
-        self.lock().entry(fingerprint.to_owned()).or_insert_with(fresh).waiting += 1;
-        let _waiting = Waiting { locks: self, fingerprint };
+        let fresh = || Wanted { path, key, waiting: Vec::new(), opened: None };
+        self.lock().entry(fingerprint.clone()).or_insert_with(fresh).waiting.push(session.clone());
+        let waiting = Waiting { locks: self, fingerprint, session };
         self.announce();
         let opening = async {
             loop {
                 changes.borrow_and_update();
-                if let Some(key) = self.lock().get(fingerprint).and_then(|one| one.opened.clone()) {
+                if let Some(key) = self.lock().get(&waiting.fingerprint).and_then(|one| one.opened.clone()) {
                     return Some(key);
                 }
                 changes.changed().await.ok()?;
@@ -100,7 +110,11 @@ impl Locks {
         let wanted = self.lock();
         let still = wanted.iter().filter(|(_, one)| one.opened.is_none());
         still
-            .map(|(fingerprint, one)| LockedKey { fingerprint: fingerprint.clone(), path: one.path.clone() })
+            .map(|(fingerprint, one)| LockedKey {
+                fingerprint: fingerprint.clone(),
+                path: one.path.clone(),
+                sessions: one.waiting.clone(),
+            })
             .collect()
     }
 

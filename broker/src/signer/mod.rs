@@ -14,7 +14,7 @@ mod ssh;
 
 use keyhatch_policies::Operation;
 use keyhatch_protocol::signable::Signable;
-use keyhatch_protocol::{Identity, SignFacts, SignatureFormat};
+use keyhatch_protocol::{Identity, SessionId, SignFacts, SignatureFormat};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -119,19 +119,28 @@ impl SignError {
 
 /// What the client is told while it waits.
 #[derive(Debug, Clone)]
-pub struct Voice(UnboundedSender<String>);
+pub struct Voice {
+    lines: UnboundedSender<String>,
+    session: SessionId,
+}
 
 impl Voice {
-    /// A voice, and where its lines are heard.
+    /// A voice for a client of this session, and where its lines are heard.
     #[must_use]
-    pub fn new() -> (Self, UnboundedReceiver<String>) {
-        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
-        (Self(sender), receiver)
+    pub fn of(session: &SessionId) -> (Self, UnboundedReceiver<String>) {
+        let (lines, receiver) = tokio::sync::mpsc::unbounded_channel();
+        (Self { lines, session: session.clone() }, receiver)
     }
 
     /// Says a line; nobody may be there to hear it.
     pub fn say(&self, line: impl Into<String>) {
-        drop(self.0.send(line.into()));
+        drop(self.lines.send(line.into()));
+    }
+
+    /// Whose client waits.
+    #[must_use]
+    pub const fn session(&self) -> &SessionId {
+        &self.session
     }
 }
 

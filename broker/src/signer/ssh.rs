@@ -262,7 +262,8 @@ impl SshKey {
         voice.say(
             "keyhatch: the signing key is locked; on the host, the user runs: keyhatch credential unlock",
         );
-        broker.locks.opened(&self.fingerprint(), path, key).await.ok_or(SignError::Locked)
+        let waits = (self.fingerprint(), path.to_owned(), voice.session().clone());
+        broker.locks.opened(waits, key).await.ok_or(SignError::Locked)
     }
 }
 

@@ -215,7 +215,7 @@ impl Connection {
         if named.is_rsa() && flags & RSA_SHA2_512 == 0 {
             return Err("RSA signs with SHA-512 alone".to_owned());
         }
-        let (voice, _unheard) = Voice::new();
+        let (voice, _unheard) = Voice::of(&self.facade.session.id);
         let signature = named.login(&self.facade.broker, data.to_vec(), &voice).await;
         let signature = signature.map_err(|error| error.to_string())?;
         let bytes = signature.encode_vec().map_err(|_| "the signature cannot be written")?;

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::{Stream, StreamExt};
-use keyhatch_protocol::Remote;
 use keyhatch_protocol::agent;
 use russh::client::{self, Handle, Msg};
 use russh::keys::PublicKeyOrCertificate;
@@ -24,7 +23,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ssh::{quoted, read_to_flush, speaks_v2};
 use super::{Advertisement, Answer, Held, HeldConnection, Service, Upstream, UpstreamError, held};
-use crate::broker::Broker;
 use crate::credential::named;
 use crate::signer::{SshKey, Voice};
 use crate::ssh_agent::hosts;
@@ -145,7 +143,7 @@ async fn connect(upstream: &Upstream, name: &str, service: Service) -> Result<Co
         UpstreamError::UnknownCredential { name: name.to_owned() }
     };
     let key = named::ssh_key(name).map_err(unknown)?;
-    let handle = tokio::time::timeout(LOGS_IN, log_in(&upstream.broker, remote, &key)).await;
+    let handle = tokio::time::timeout(LOGS_IN, log_in(upstream, &key)).await;
     let handle = handle.map_err(|_| UpstreamError::Unreachable {
         authority: authority(),
         source: "it did not answer in time".into(),
@@ -162,11 +160,8 @@ async fn connect(upstream: &Upstream, name: &str, service: Service) -> Result<Co
 }
 
 /// Connects, checks the server, and logs in.
-async fn log_in(
-    broker: &Arc<Broker>,
-    remote: &Remote,
-    key: &SshKey,
-) -> Result<Handle<KnownServer>, UpstreamError> {
+async fn log_in(upstream: &Upstream, key: &SshKey) -> Result<Handle<KnownServer>, UpstreamError> {
+    let remote = &upstream.remote;
     let authority = remote.authority();
     let host = remote.host().as_str().trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = remote.port().unwrap_or(SSH_PORT);
@@ -180,7 +175,7 @@ async fn log_in(
         }
         error => UpstreamError::Ssh { authority: authority.clone(), said: error.to_string() },
     })?;
-    let mut signer = LoginSigner { broker, key };
+    let mut signer = LoginSigner { upstream, key };
     let hash = key.is_rsa().then_some(HashAlg::Sha512);
     let answer = handle.authenticate_publickey_with(user, key.public(), hash, &mut signer).await;
     match answer {
@@ -217,7 +212,7 @@ impl client::Handler for KnownServer {
 
 /// Signs the login, from wherever the private key is.
 struct LoginSigner<'a> {
-    broker: &'a Arc<Broker>,
+    upstream: &'a Upstream,
     key: &'a SshKey,
 }
 
@@ -243,12 +238,13 @@ impl russh::Signer for LoginSigner<'_> {
         _: Option<HashAlg>,
         mut to_sign: Vec<u8>,
     ) -> impl Future<Output = Result<Vec<u8>, Self::Error>> + Send {
-        let (broker, key) = (self.broker.clone(), self.key);
+        let (broker, session, key) =
+            (self.upstream.broker.clone(), self.upstream.session.id.clone(), self.key);
         let signing: Pin<Box<dyn Future<Output = Result<Vec<u8>, LoginError>> + Send>> =
             Box::pin(async move {
                 // The same check as for a session's own login: nothing but a login is signed with a login's key.
                 agent::parse_login(&to_sign).map_err(|_| LoginError::NotALogin)?;
-                let (voice, _unheard) = Voice::new();
+                let (voice, _unheard) = Voice::of(&session);
                 let signature = key.login(&broker, to_sign.clone(), &voice).await?;
                 let bytes = signature.encode_vec().map_err(|_| LoginError::Encode)?;
                 agent::put(&mut to_sign, &bytes);
