@@ -36,7 +36,7 @@ pub enum Prelude {
 #[must_use]
 pub fn read(bytes: &[u8]) -> Prelude {
     let Some(mut rest) = after_version(bytes) else {
-        let odd = bytes.len() > MAX_PRELUDE || bytes.iter().any(|byte| *byte == 0);
+        let odd = bytes.len() > MAX_PRELUDE || bytes.contains(&0);
         return if odd { Prelude::Nothing } else { Prelude::More };
     };
     loop {
