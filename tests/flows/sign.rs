@@ -349,8 +349,7 @@ fn what_the_users_configuration_includes_counts_as_it_does_for_their_own_git() {
         // Everything about signatures moves into another file; git finds it by the condition alone.
         let whole = std::fs::read_to_string(world.path("home/.gitconfig")).expect("a configuration");
         let at = whole.find("[gpg").expect("the signing part");
-        let condition =
-            condition.replace("~/..", &world.path("").display().to_string().trim_end_matches('/').to_owned());
+        let condition = condition.replace("~/..", world.path("").display().to_string().trim_end_matches('/'));
         world.write("home/more", &format!("{}[user]\n\temail = ada@work.example\n", &whole[at..]));
         world.write(
             "home/.gitconfig",

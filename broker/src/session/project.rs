@@ -300,11 +300,10 @@ fn without_userinfo(url: &str) -> String {
 }
 
 fn says_who_signs(setting: &Setting) -> bool {
-    let named = |role: &&str| {
-        let name = setting.key.strip_prefix(*role);
-        matches!(name, Some(".name" | ".email"))
-    };
-    SIGNS.contains(&setting.key.as_str()) || ["user", "author", "committer"].iter().any(|role| named(&role))
+    let names = ["user", "author", "committer"]
+        .iter()
+        .any(|role| matches!(setting.key.strip_prefix(*role), Some(".name" | ".email")));
+    names || SIGNS.contains(&setting.key.as_str())
 }
 
 /// What the conditions of the user's own configuration ask about.
