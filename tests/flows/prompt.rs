@@ -103,6 +103,7 @@ fn keys_signals_size_and_job_control_are_the_commands_own() {
     terminal.shows("asleep\n");
     terminal.keys_until(&["C-z"], "Stopped");
     terminal.keys(&["fg", "Enter"]);
+    terminal.shows("fg\nsleep 500");
     terminal.keys_until(&["C-c"], "^C");
     terminal.keys_until(&["echo interrupted $?", "Enter"], "interrupted 130");
     terminal.keys(&["exit 7", "Enter"]);
