@@ -18,6 +18,7 @@ use crate::audit::{self, AuditError};
 use crate::broker::{Broker, random};
 use crate::control::server;
 use crate::credential::HostGit;
+use crate::notify;
 use crate::paths::{Paths, PathsError};
 use crate::session::gitdir;
 use crate::session::report::SessionReport;
@@ -51,11 +52,11 @@ pub enum Ended {
     AlreadyRunning,
 }
 
-/// Runs the daemon until SIGTERM or SIGINT.
+/// Runs the daemon until SIGTERM or SIGINT; tells a command of the user's of each request, where there is one.
 ///
 /// # Errors
 /// When its directories, its audit log or its socket cannot be had.
-pub fn run(paths: Paths) -> Result<Ended, DaemonError> {
+pub fn run(paths: Paths, notify_command: Option<String>) -> Result<Ended, DaemonError> {
     let setup = |what| move |source| DaemonError::Setup { what, source };
     let Some(_lock) = lock(&paths).map_err(setup("the lock"))? else { return Ok(Ended::AlreadyRunning) };
     // Secrets will live in this process: no core dump, no ptrace by others of the same user.
@@ -65,10 +66,10 @@ pub fn run(paths: Paths) -> Result<Ended, DaemonError> {
         .enable_all()
         .build()
         .map_err(setup("the runtime"))?;
-    runtime.block_on(serve(paths))
+    runtime.block_on(serve(paths, notify_command))
 }
 
-async fn serve(paths: Paths) -> Result<Ended, DaemonError> {
+async fn serve(paths: Paths, notify_command: Option<String>) -> Result<Ended, DaemonError> {
     let setup = |what| move |source| DaemonError::Setup { what, source };
     clear(&paths.sessions()).map_err(setup("the sessions' directory"))?;
     clear(&paths.files()).map_err(setup("the sessions' files"))?;
@@ -87,6 +88,9 @@ async fn serve(paths: Paths) -> Result<Ended, DaemonError> {
     let listener = UnixListener::bind(&socket).map_err(setup("the control socket"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(setup("signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(setup("signals"))?;
+    if let Some(command) = notify_command {
+        tokio::spawn(notify::tell(broker.clone(), command));
+    }
     tracing::info!(pid = std::process::id(), "broker started");
     tokio::select! {
         () = server::accept(listener, broker.clone(), token) => {}

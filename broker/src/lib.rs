@@ -22,6 +22,7 @@ pub mod inspect;
 pub mod intake;
 pub mod limits;
 pub mod network;
+pub mod notify;
 pub mod observe;
 pub mod paths;
 pub mod registries;

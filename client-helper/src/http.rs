@@ -130,18 +130,6 @@ pub(crate) struct BodyWriter {
 }
 
 impl BodyWriter {
-    /// One chunk; an empty one would end the body and is not sent.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let mut chunk = Vec::with_capacity(bytes.len() + 16);
-        write!(chunk, "{:x}\r\n", bytes.len())?;
-        chunk.extend_from_slice(bytes);
-        chunk.extend_from_slice(b"\r\n");
-        self.stream.write_all(&chunk)
-    }
-
     /// Says that there will be no more of it, so that it is not taken for whole.
     pub(crate) fn abort(self) -> io::Result<()> {
         self.stream.shutdown(std::net::Shutdown::Write)
@@ -150,6 +138,24 @@ impl BodyWriter {
     /// The body's end.
     pub(crate) fn end(mut self) -> io::Result<()> {
         self.stream.write_all(b"0\r\n\r\n")
+    }
+}
+
+impl Write for BodyWriter {
+    /// One chunk; an empty one would end the body and is not sent.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !bytes.is_empty() {
+            let mut chunk = Vec::with_capacity(bytes.len() + 16);
+            write!(chunk, "{:x}\r\n", bytes.len())?;
+            chunk.extend_from_slice(bytes);
+            chunk.extend_from_slice(b"\r\n");
+            self.stream.write_all(&chunk)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

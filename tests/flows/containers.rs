@@ -170,7 +170,7 @@ fn a_push_from_a_container_waits_for_a_person_and_is_withdrawn_when_its_client_g
     let (_, container) = with_work(&stage, &session);
     let push = "git push origin HEAD:refs/heads/agent";
     let script = format!(
-        "cd /tmp; git clone -q {} c; cd c; git commit -q --allow-empty -m one; timeout -s KILL 3 {push}; echo first $?; {}; \
+        "cd /tmp; git clone -q {} c; cd c; git commit -q --allow-empty -m one; timeout --foreground -s KILL 3 {push}; echo first $?; {}; \
          {push}; echo second $?; git commit -q --allow-empty -m two; {push}; echo third $?",
         stage.https.url("r.git"),
         wait_for("go")
@@ -189,6 +189,24 @@ fn a_push_from_a_container_waits_for_a_person_and_is_withdrawn_when_its_client_g
     }
     assert!(ran.stderr.contains("remote: keyhatch: waiting for approval"), "{ran:?}");
     assert!(ran.stderr.contains("(keyhatch: refused by the user: not on a Friday)"), "{ran:?}");
+}
+
+#[test]
+fn a_fetch_that_waits_says_nothing_and_is_withdrawn_all_the_same_when_its_client_goes() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    let session = stage.session("default");
+    let (_, container) = with_work(&stage, &session);
+    let script = format!(
+        "timeout --foreground -s KILL 3 git ls-remote {}; echo fetch $?; {}",
+        stage.https.url("other.git"),
+        wait_for("seen")
+    );
+    let run = container.start_runc(world, &["sh", "-c", &script]);
+    world.pending_id();
+    world.wait_until("the fetch is withdrawn", || world.pending()["withdrawn"] == true);
+    world.write("work/seen", "");
+    assert!(run.finish().ok().stdout.contains("fetch 137"));
 }
 
 #[test]

@@ -122,3 +122,33 @@ fn what_a_session_wrote_is_shown_escaped_and_refs_stay_in_view() {
     world.keyhatch(&["deny", &id]).ok();
     push.finish();
 }
+
+#[test]
+fn a_notify_command_is_told_of_each_request_once_and_decides_nothing() {
+    let scene = Scene::new();
+    let world = &scene.world;
+    let told = world.path("home/told");
+    let mut broker = world.command(world.path("bin/keyhatch"));
+    let command = format!("{{ echo \"id $KEYHATCH_REQUEST\"; cat; }} >> {}; exit 1", told.display());
+    broker.args(["broker", "--notify-command", &command]);
+    let _broker = world.spawn(broker);
+    world.wait_until("the broker listens", || world.path("run/keyhatch/control.sock").exists());
+    let push = scene.push("default");
+    let id = world.pending_id();
+    let text = || std::fs::read_to_string(&told).unwrap_or_default();
+    world.wait_until("it is told", || text().ends_with("}\n"));
+    world.keyhatch(&["deny", &id]).ok();
+    push.finish();
+    let said = text();
+    let (first, rest) = said.split_once('\n').expect("two lines");
+    assert_eq!(first, format!("id {id}"));
+    let request: Value = serde_json::from_str(rest).expect("one object, once");
+    assert_eq!(request["updates"][0]["ref"], "refs/heads/main");
+    assert!(request["id"] == *id && !scene.world.events().contains(&"push-sent".to_owned()));
+    let other = scene.push("default");
+    world.wait_until("the next one is told", || {
+        text().lines().filter(|line| line.starts_with("id ")).count() == 2
+    });
+    world.keyhatch(&["deny", &world.pending_id()]).ok();
+    other.finish();
+}

@@ -59,6 +59,10 @@ pub(crate) enum Command {
         /// Stop the one that runs; its sessions end.
         #[arg(long)]
         stop: bool,
+        /// Run this by the shell for each request that waits: its id is in $KEYHATCH_REQUEST, and what `keyhatch pending
+        /// --json` says of it is on standard input. It is told, not asked.
+        #[arg(long, value_name = "COMMAND", conflicts_with = "stop")]
+        notify_command: Option<String>,
     },
     /// Play the whole story in a throwaway directory, against a throwaway server.
     Demo {

@@ -131,7 +131,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         Command::Credential(command) => credential::credential(&command),
         Command::Session(args) => session::session(&args),
         Command::Broker { stop: true, .. } => stop(),
-        Command::Broker { detached, stop: false } => broker(detached),
+        Command::Broker { detached, stop: false, notify_command } => broker(detached, notify_command),
         Command::Demo { yes } => match demo::play(yes) {
             Ok(()) => Ok(ExitCode::SUCCESS),
             Err(demo::DemoError::NoTerminal) => Err(Failure::invalid(
@@ -192,14 +192,14 @@ fn stop() -> Result<ExitCode, Failure> {
     }
 }
 
-fn broker(detached: bool) -> Result<ExitCode, Failure> {
+fn broker(detached: bool, notify_command: Option<String>) -> Result<ExitCode, Failure> {
     if detached && let Err(error) = rustix::process::setsid() {
         tracing::debug!(%error, "already leads a session");
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("KEYHATCH_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    match daemon::run(paths()?) {
+    match daemon::run(paths()?, notify_command) {
         Ok(daemon::Ended::AlreadyRunning) => {
             eprintln!("keyhatch: a broker is already running");
             Ok(ExitCode::SUCCESS)

@@ -2,7 +2,7 @@
 //!
 //! The answer is read while the body is still sent: the broker reports on the way, and refuses before it has everything.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 
 use keyhatch_protocol::pktline::{Packet, Packets, read_raw};
 use keyhatch_protocol::{RefUpdate, Remote};
@@ -31,48 +31,18 @@ pub(super) fn bridge(
     let headers = "Content-Type: application/x-git-receive-pack-request\r\nAccept: application/x-git-receive-pack-result\r\n";
     let (exchange, body) = Exchange::post_stream(&path, headers)?;
     std::thread::scope(|scope| {
-        // Joined at the end: git must get rid of its whole pack, or it calls a refused push a broken one.
         scope.spawn(|| send(&head, input, body));
         let mut answer = exchange.answer()?;
         relay(&mut answer, output).map_err(BridgeError::Git)
     })
 }
 
-/// Sends the request's body. A broker that refuses early stops reading: what is left is read and thrown away.
+/// Sends the request's body. One that broke off does not end, so that it is not taken for whole.
 fn send(head: &Head, input: &mut impl Read, mut body: BodyWriter) {
-    let mut sent = body.write(&head.bytes);
-    if head.has_pack {
-        let copied = relay(input, &mut Draining { body: &mut body, sent: &mut sent });
-        if let Err(error) = copied {
-            eprintln!("keyhatch: cannot read git's pack: {error}");
-            // A connection that is gone already is as aborted as it can be.
-            drop(body.abort());
-            return;
-        }
-    }
-    if sent.is_ok() {
-        // A broker that is gone is noticed where its answer is read.
-        drop(body.end());
-    }
-}
-
-/// Writes to the body until that fails, then to nowhere.
-struct Draining<'a> {
-    body: &'a mut BodyWriter,
-    sent: &'a mut io::Result<()>,
-}
-
-impl Write for Draining<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.sent.is_ok() {
-            *self.sent = self.body.write(bytes);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    let sent = body.write_all(&head.bytes);
+    let sent = sent.and_then(|()| if head.has_pack { relay(input, &mut body) } else { Ok(()) });
+    // A broker that is gone, or has enough, is noticed where its answer is read.
+    drop(if sent.is_ok() { body.end() } else { body.abort() });
 }
 
 /// What a push sends before its pack: commands, then push options where the client chose to send them.
