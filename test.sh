@@ -63,6 +63,9 @@ unset GIT_SSL_CAINFO SSL_CERT_FILE CURL_CA_BUNDLE GIT_SSH_COMMAND GIT_CONFIG_PAR
 tests/images/build.sh target/images &
 images=$!
 
+# The command line of devcontainers, at the version that was tried.
+npm install --silent --no-audit --no-fund --prefix target/npm @devcontainers/cli@0.89.0
+
 step() {
     echo "== $*"
     "$@"

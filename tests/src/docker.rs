@@ -34,6 +34,8 @@ impl<'a> Docker<'a> {
         daemon.args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--ip-forward=false"]);
         daemon.arg("--data-root").arg(at("data")).arg("--exec-root").arg(at("exec")).arg("-p").arg(at("pid"));
         daemon.arg("-H").arg(format!("unix://{}", at("docker.sock").display()));
+        // The user is one who may use it, as on machines where people work with it.
+        daemon.arg("--group").arg(&world.user.name);
         if remapped {
             daemon.arg("--userns-remap").arg(format!("{0}:{0}", world.user.name));
         }
@@ -77,7 +79,12 @@ impl<'a> Docker<'a> {
 
     /// Imports an image under its name.
     pub fn import(&self, image: Image) {
-        self.command(&["import", &image.archive().display().to_string(), image.name()]).ok();
+        self.import_as(image, image.name());
+    }
+
+    /// Imports an image under the name of one that it stands for.
+    pub fn import_as(&self, image: Image, name: &str) {
+        self.command(&["import", &image.archive().display().to_string(), name]).ok();
     }
 
     /// Runs a shell script in a container, with more options.

@@ -91,13 +91,38 @@ impl Image {
 }
 
 /// A file that `test.sh` builds under `target`.
-fn built(name: &str, how: &str) -> PathBuf {
+pub(crate) fn built(name: &str, how: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(name);
     assert!(path.exists(), "{} is missing: run ./test.sh, which runs {how}", path.display());
     path
 }
 
 impl World {
+    /// Puts a copy of the devcontainer command line where the user can read it, and returns the program.
+    ///
+    /// # Panics
+    /// When it was not installed.
+    #[must_use]
+    pub fn devcontainer_cli(&self) -> PathBuf {
+        let source = built("npm/node_modules", "npm install");
+        let copied = Command::new("cp").arg("-a").arg(source).arg(self.path("npm")).status();
+        assert!(copied.is_ok_and(|status| status.success()), "it can be copied");
+        self.path("npm/.bin/devcontainer")
+    }
+
+    /// Puts a directory of the repository's where the user can write to it, with what its links lead to.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    pub fn copy_from_tree(&self, name: &str, to: &Path) {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+        let copied = Command::new("cp").arg("-rL").arg(&source).arg(to).status();
+        assert!(copied.is_ok_and(|status| status.success()), "{} can be copied", source.display());
+        let owner = format!("{0}:{0}", self.user.name);
+        let owned = self.as_root("chown").args(["-R", &owner]).arg(to).status();
+        assert!(owned.is_ok_and(|status| status.success()), "{} can be given to the user", to.display());
+    }
+
     /// Puts the helper that starts in any image beside keyhatch.
     ///
     /// # Panics

@@ -10,8 +10,8 @@ if ! command -v git >/dev/null; then
 fi
 
 if [ "${GITCONFIG:-true}" = true ]; then
-    # A file that is not there yet is no error to git.
-    git config --system --add include.path /run/keyhatch/gitconfig-brokered
+    # By its name: GIT_CONFIG_SYSTEM is another file already. That what is included is not there yet is no error to git.
+    git config --file /etc/gitconfig --add include.path /run/keyhatch/gitconfig-etc
 fi
 
 mkdir -p /usr/local/share/keyhatch
