@@ -65,6 +65,8 @@ images=$!
 
 # The command line of devcontainers, at the version that was tried.
 npm install --silent --no-audit --no-fund --prefix target/npm @devcontainers/cli@0.89.0
+# Kubernetes' own schemas, and the YAML parser that comes with them.
+[ -d target/kubernetes-validate ] || pip3 install --quiet --target target/kubernetes-validate kubernetes-validate==1.37.0
 
 step() {
     echo "== $*"
