@@ -2,6 +2,7 @@
 //! reach a server that checks them.
 
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyhatch_tests::{HttpsServer, SshServer, SshVersion, World};
 use serde_json::Value;
@@ -174,6 +175,15 @@ impl Checking {
         Self { upstream, project, key: fingerprint(world, &public), seen }
     }
 
+    /// Approves what is pending, when no connection made from now on can be given the same nonce: it holds the second.
+    fn approve_later(world: &World) {
+        let asked = world.pending_id();
+        let second = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+        let first = second();
+        world.wait_until("another second comes", || second() > first + 1);
+        world.keyhatch(&["approve", &asked]).ok();
+    }
+
     /// What the server wrote of the push that just came.
     fn seen(&self, world: &World) -> String {
         assert_eq!(world.tip(&self.upstream, "main"), world.tip(&self.project, "main"));
@@ -191,7 +201,7 @@ fn a_signed_push_over_ssh_answers_the_nonce_on_the_connection_that_gave_it() {
     let project = world.project("p", &server.url(&upstream));
     let checking = Checking::new(&world, upstream, project, None);
     let push = world.start(&checking.project, "default", "git push --signed origin main");
-    world.approve_next();
+    Checking::approve_later(&world);
     push.finish().ok();
     assert!(checking.seen(&world).starts_with("G OK "), "{}", checking.seen(&world));
     // What is not signed goes as ever, and what is withdrawn and pushed again has a nonce of its own.
@@ -227,11 +237,13 @@ fn a_signed_push_with_a_key_that_keyhatch_holds_answers_its_nonce_too() {
     world.policy(
         "keyed",
         "name = \"keyed\"\ndescription = \"A named key.\"\n[[push]]\nname = \"own\"\nremote = \"{remotes}\"\n\
-         updates = [\"create\"]\ncredential = \"login\"\nrisks = \"accept\"\ndecision = \"allow\"\nreason = \"tests\"\n",
+         updates = [\"create\"]\ncredential = \"login\"\ndecision = \"ask\"\nreason = \"tests\"\n",
     );
     let project = world.project("p", &url);
     let checking = Checking::new(&world, upstream, project, None);
-    world.run(&checking.project, "keyed", "git push --signed origin main").ok();
+    let push = world.start(&checking.project, "keyed", "git push --signed origin main");
+    Checking::approve_later(&world);
+    push.finish().ok();
     assert!(checking.seen(&world).starts_with("G OK "), "{}", checking.seen(&world));
 }
 

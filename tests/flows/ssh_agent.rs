@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use keyhatch_protocol::agent::put;
+use keyhatch_tests::testnet::{SERVER, TestNet, network_policy};
 use keyhatch_tests::{Finished, Running, SshServer, SshVersion, World, raw};
 use serde_json::Value;
 
@@ -203,6 +204,52 @@ fn libssh2_and_ssh_log_in_from_inside_where_the_server_proves_itself_on_the_way(
         scene.refusals()
     );
     scene.end();
+}
+
+#[test]
+fn libssh2_logs_in_to_another_machine_through_the_sessions_proxy() {
+    let world = World::new();
+    let net = TestNet::new(&world);
+    world.make_directory("home/.ssh");
+    for name in ["host", "login"] {
+        let path = world.path("home").join(name);
+        let made =
+            world.command("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
+        assert!(made.expect("ssh-keygen runs").success());
+    }
+    let at = |name: &str| world.path("home").join(name).display().to_string();
+    let config = format!(
+        "Port 2222\nListenAddress {SERVER}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n",
+        at("host"),
+        at("login.pub")
+    );
+    let config = world.write("home/sshd_config", &config);
+    let mut sshd = net.server("/usr/sbin/sshd");
+    sshd.args(["-D", "-e", "-f"]).arg(config);
+    let _sshd = world.spawn(sshd);
+    world.wait_until("sshd answers", || {
+        let mut scan = net.command(&world.home(), "ssh-keyscan");
+        scan.args(["-p", "2222", SERVER]).output().is_ok_and(|scanned| !scanned.stdout.is_empty())
+    });
+    let host = std::fs::read_to_string(world.path("home/host.pub")).expect("a host key");
+    world.write("home/.ssh/known_hosts", &format!("[web.example.org]:2222 {host}"));
+    world.keyhatch(&["credential", "add", "ssh", "login", "--file", &at("login")]).ok();
+    let policy = "[ssh_agent]\nkeys = [\"login\"]\nhosts = [\"web.example.org:2222\"]\n\
+                  [network]\nallow = [\"web.example.org:2222\", \"files.example.org:2222\"]";
+    world.policy("away", &network_policy("away", policy));
+    let project = world.make_directory("plain");
+    let file = world.write("home/file", "a file\n").display().to_string();
+    let curl = |host: &str| format!("{CURL} scp://{}:@{host}:2222{file}", world.user.name);
+    let done = net.run(&project, "away", &curl("web.example.org")).ok();
+    assert_eq!(done.stdout, "a file\n", "{done:?}");
+    let audit = world.audit();
+    let login = audit.iter().find(|record| record["event"] == "login-signed").expect("a record");
+    assert_eq!(login["host"], "web.example.org:2222");
+    // The same server by a name that the ssh-agent's policy does not have: nobody looks, and nothing is signed.
+    net.run(&project, "away", &curl("files.example.org")).fails();
+    let refused =
+        world.audit().into_iter().find(|record| record["event"] == "login-refused").expect("a record");
+    assert!(refused["reason"].as_str().expect("a reason").contains("is not bound to a server"), "{refused}");
 }
 
 #[test]

@@ -88,6 +88,11 @@ impl<'w> TestNet<'w> {
         self.on(self.user_side, directory, program.as_ref())
     }
 
+    /// A command on the servers' machine.
+    pub fn server(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        self.on(self.servers, &self.directory, program.as_ref())
+    }
+
     fn on(&self, machine: u32, directory: &Path, program: &std::ffi::OsStr) -> Command {
         let mut command = self.world.command("nsenter");
         command.args([
