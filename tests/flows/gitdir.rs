@@ -32,6 +32,30 @@ fn branches_are_made_switched_and_deleted() {
 }
 
 #[test]
+fn a_renamed_branch_keeps_its_log() {
+    Twins::each(|twins| {
+        let script = "git switch -qc a; git commit -q --allow-empty -m a; git branch -m a b; git commit -q --allow-empty -m b; \
+            git branch c; git branch -m c d";
+        twins.inside(&twins.boxed, script).ok();
+        twins.on_host(&twins.plain, script).ok();
+        // git itself writes no entry for a ref that stays where it is, which renaming is.
+        let seen = |project: &std::path::Path| {
+            let view = twins.view(project);
+            let kept = view.lines().filter(|line| !line.contains("Branch: renamed"));
+            kept.collect::<Vec<_>>().join("\n")
+        };
+        assert_eq!(seen(&twins.boxed), seen(&twins.plain));
+        // The user's own stays under its name too.
+        twins.prepare("git branch mine");
+        let ran = twins.inside(&twins.boxed, "git branch -m mine yours").ok();
+        let seen =
+            twins.on_host(&twins.boxed, "git for-each-ref --format='%(refname:short)' refs/heads").ok();
+        assert!(seen.stdout.contains("mine\n") && seen.stdout.contains("yours\n"), "{seen:?}");
+        assert!(ran.stderr.contains("refs/heads/mine: deleted inside, kept on the host"), "{ran:?}");
+    });
+}
+
+#[test]
 fn the_sessions_own_commits_may_be_amended_and_rebased() {
     Twins::each(|twins| {
         twins.same(

@@ -240,3 +240,34 @@ fn a_streaming_answer_arrives_in_pieces_through_a_tunnel() {
     let pieces = ran.stdout.matches("event: content_block_delta").count();
     assert_eq!((pieces, ran.stdout.contains("event: message_stop")), (3, true), "{ran:?}");
 }
+
+#[test]
+fn husky_and_pre_commit_run_inside_as_the_project_has_installed_them() {
+    let world = World::new();
+    let hooks = |project: &Path, install: &str, commit: &str| {
+        let mut command = world.command("sh");
+        command.current_dir(project).args(["-ec", install]);
+        with_own_registries(&world, &mut command);
+        world.spawn(command).finish().ok();
+        world.run(project, "default", commit).ok()
+    };
+    let husky = world.project("husky", "https://h.example/p.git");
+    let install = "npm install --no-audit --no-fund --no-update-notifier husky@9.1.7 && npx husky init; \
+        echo 'echo by-husky >> ran' > .husky/pre-commit; echo node_modules > .gitignore; git add -A; git commit -qn -m husky; \
+        test \"$(git config core.hooksPath)\" = .husky/_";
+    let ran = hooks(&husky, install, "git commit -q --allow-empty -m inside; cat ran");
+    assert_eq!(ran.stdout, "by-husky\n", "{ran:?}");
+
+    let project = world.project("pre-commit", "https://h.example/p.git");
+    let config = "repos: [{repo: local, hooks: [{id: x, name: x, language: system, entry: sh -c \"echo by-pre-commit >> ran\", \
+        always_run: true, pass_filenames: false}]}]";
+    world.write("pre-commit/.pre-commit-config.yaml", config);
+    let install = "pip3 install --quiet --disable-pip-version-check --target py pre-commit==4.0.1; export PYTHONPATH=$PWD/py; \
+        python3 -m pre_commit install; printf 'py\nran\n' > .gitignore; git add -A; git commit -qn -m pre-commit";
+    let commit = "export PYTHONPATH=$PWD/py; git commit -q --allow-empty -m inside; cat ran";
+    let ran = hooks(&project, install, commit);
+    assert_eq!(ran.stdout, "by-pre-commit\n", "{ran:?}");
+    for project in [&husky, &project] {
+        assert_eq!(world.git(project, &["log", "-1", "--format=%s"]).ok().stdout, "inside\n");
+    }
+}

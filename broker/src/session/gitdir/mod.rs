@@ -57,6 +57,9 @@ use super::git_config::{Setting, render};
 use super::told::Tracking;
 use crate::paths::make_private;
 
+/// Most repositories inside a project whose own tops are protected: each costs some twenty mounts.
+const MAX_PROTECTED: usize = 50;
+
 /// A repository with the configuration that its session gets.
 #[derive(Debug)]
 pub struct Source {
@@ -140,10 +143,7 @@ fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
             mounts.extend(uninitialised(ground, record, &submodules)?);
             let protected = protect::protect(&project, ground.protect, &record.session)?;
             record.placeholders.extend(protected.placeholders.iter().cloned());
-            let mut exclude = fs::read(session.join("info/exclude")).unwrap_or_default();
-            exclude.extend(b"\n");
-            exclude.extend(protected.excluded(&project).into_bytes());
-            fs::write(session.join("info/exclude"), exclude)?;
+            exclude(&session, &protected, &project)?;
             mounts.extend(protected.mounts);
         }
         None => {
@@ -153,6 +153,7 @@ fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
             mounts.extend(protected.mounts);
         }
     }
+    mounts.extend(protect_nested(ground, record)?);
     if record.container {
         fs::set_permissions(&empty, fs::Permissions::from_mode(0o444))?;
         let ours =
@@ -162,6 +163,41 @@ fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
     // A parent mounted later would hide what is mounted below it.
     mounts.sort_by_key(|mount| mount.target.components().count());
     Ok(mounts)
+}
+
+/// A repository inside the project is opened by itself too, so what is obeyed at its top is protected there as well.
+fn protect_nested(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
+    let mut mounts = Vec::new();
+    let inside = ground.sources.iter().map(|source| &source.repository);
+    let inside = inside.filter(|r| r.worktree != record.project && r.dot_git != DotGit::Bare);
+    for repository in inside.take(MAX_PROTECTED) {
+        match protect::protect(&repository.worktree, &[], &record.session) {
+            Ok(protected) => {
+                record.placeholders.extend(protected.placeholders.iter().cloned());
+                let state = record.repositories.iter().find(|state| state.common == repository.common);
+                if let Some(state) = state {
+                    exclude(&state.session(), &protected, &repository.worktree)?;
+                }
+                mounts.extend(protected.mounts);
+            }
+            // A directory that the user cannot write either: it does not keep a session from starting.
+            Err(error) => {
+                let place = repository.worktree.display();
+                tracing::warn!(%error, %place, "files that are run later are not protected in a repository");
+            }
+        }
+    }
+    Ok(mounts)
+}
+
+/// Has the git inside leave placeholders out, whatever is added.
+fn exclude(session: &Path, protected: &protect::Protected, worktree: &Path) -> io::Result<()> {
+    let path = session.join("info/exclude");
+    let mut text = fs::read(&path).unwrap_or_default();
+    text.extend(b"\n");
+    text.extend(protected.excluded(worktree).into_bytes());
+    fs::create_dir_all(session.join("info"))?;
+    fs::write(path, text)
 }
 
 /// Where a configuration keeps what it knows of upstreams.

@@ -23,6 +23,10 @@ const MAX_NAMED: usize = 20;
 /// Refs that are tried one by one when all together are refused.
 const MAX_SINGLE: usize = 64;
 
+/// In a partial clone, what a pack of the host's promisor leads to may be missing, and nothing else. The session's own
+/// packs promise nothing: completeness is looked at where they are not.
+const PROMISED: &str = "--missing=allow-promisor";
+
 /// One thing that is taken whole or not at all.
 pub(super) struct Wanted {
     /// What it is, for the report.
@@ -61,7 +65,7 @@ impl Store {
         let shallow = order.agreed.join("shallow");
         let make = |name: &str, stores: &[PathBuf]| -> io::Result<PathBuf> {
             let path = order.quarantine.join(name);
-            bare(&path, order.format, stores)?;
+            bare(&path, (order.format, order.partial), stores)?;
             if shallow.exists() {
                 fs::copy(&shallow, path.join("shallow"))?;
             }
@@ -155,7 +159,7 @@ impl Store {
         ]);
         packer.arg("--no-use-bitmap-index");
         if self.partial {
-            packer.arg("--missing=allow-any");
+            packer.arg(PROMISED);
         }
         let mut packer = spawn(packer.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()))?;
         let packed = packer.stdout.take().ok_or("git gave no pack")?;
@@ -200,7 +204,7 @@ impl Store {
         let mut walker = git();
         walker.arg("-C").arg(&self.candidate).args(["rev-list", "--objects", "--quiet", "--stdin"]);
         if self.partial {
-            walker.arg("--missing=allow-any");
+            walker.arg(PROMISED);
         }
         let mut walker = spawn(walker.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()))?;
         feed(&mut walker, list)?;
@@ -236,7 +240,7 @@ impl Store {
     /// Every pack as loose objects, what is needed first; none where git cannot unpack one.
     fn unpacked(&self) -> io::Result<Option<Vec<String>>> {
         let loose = self.quarantine.join("loose");
-        bare(&loose, self.format, &[])?;
+        bare(&loose, (self.format, false), &[])?;
         for name in &self.packs {
             let pack = self.admitted.join(format!("objects/pack/{name}.pack"));
             let mut unpack = git();
@@ -300,18 +304,23 @@ impl Store {
 }
 
 /// A bare repository with nothing in it, whose configuration is ours.
-fn bare(path: &Path, format: ObjectFormat, stores: &[PathBuf]) -> io::Result<()> {
+fn bare(path: &Path, (format, partial): (ObjectFormat, bool), stores: &[PathBuf]) -> io::Result<()> {
     fs::create_dir_all(path.join("objects/info"))?;
     fs::create_dir_all(path.join("objects/pack"))?;
     fs::create_dir_all(path.join("refs"))?;
     fs::write(path.join("HEAD"), "ref: refs/heads/none\n")?;
-    let version = match format {
-        ObjectFormat::Sha1 => "[core]\n\trepositoryformatversion = 0\n\tbare = true\n",
+    let mut config = match format {
+        ObjectFormat::Sha1 => "[core]\n\trepositoryformatversion = 0\n\tbare = true\n".to_owned(),
         ObjectFormat::Sha256 => {
             "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = sha256\n"
+                .into()
         }
     };
-    fs::write(path.join("config"), version)?;
+    if partial {
+        // Without one git looks for no promises. It is never asked for anything: it has no address.
+        config.push_str("[remote \"host\"]\n\tpromisor = true\n");
+    }
+    fs::write(path.join("config"), config)?;
     let alternates: String = stores.iter().map(|store| format!("{}\n", store.display())).collect();
     fs::write(path.join("objects/info/alternates"), alternates)
 }
