@@ -16,6 +16,7 @@ openssl        /usr/bin/openssl   certificates for it
 git            /usr/bin/git       the distribution's own git, beside any other
 bubblewrap     /usr/bin/bwrap     what start-up is compared with
 tmux           /usr/bin/tmux      a terminal for tests
+git-lfs        /usr/bin/git-lfs   large files, made inside and taken on the host
 strace         /usr/bin/strace    kills a broker in front of its n-th system call
 iproute2       /usr/sbin/ip       two machines on a wire, for tests of the network
 nodejs         /usr/bin/node      servers of that network, and what agents are written in

@@ -363,6 +363,31 @@ fn the_projects_own_hooks_run_inside_wherever_they_lie() {
 }
 
 #[test]
+fn large_files_that_a_session_commits_are_on_the_host() {
+    Twins::each(|twins| {
+        let lfs = "git lfs install --local --skip-smudge; git lfs track '*.bin'";
+        twins.prepare(&format!("{lfs}; git add -A; git commit -qm track"));
+        let forged = "0000000000000000000000000000000000000000000000000000000000000000";
+        let script = format!(
+            "{lfs}; head -c 300000 /dev/urandom > a.bin; sha256sum a.bin | head -c 64 > sum; git add a.bin; git commit -qm large; \
+             mkdir -p .git/lfs/objects/00/00; echo forged > .git/lfs/objects/00/00/{forged}; git commit -q --allow-empty -m x"
+        );
+        let ran = twins.inside(&twins.boxed, &script).ok();
+        let seen = twins
+            .on_host(
+                &twins.boxed,
+                "git lfs fsck --objects; rm a.bin; git lfs checkout a.bin; sha256sum a.bin | head -c 64",
+            )
+            .ok();
+        let sum = std::fs::read_to_string(twins.boxed.join("sum")).expect("a file");
+        assert!(seen.stdout.ends_with(&sum), "{seen:?} {ran:?}");
+        assert!(!twins.boxed.join(".git/lfs/objects/00").join("00").join(forged).exists(), "{ran:?}");
+        assert!(ran.stderr.contains("not taken: a large file of git-lfs"), "{ran:?}");
+        twins.world.clean(&twins.boxed);
+    });
+}
+
+#[test]
 fn a_policy_can_share_the_projects_own_git_directory() {
     let world = World::new();
     world.policy("shared", &format!("{}\n[repository]\ngit_dir = \"shared\"\n", SHARED));

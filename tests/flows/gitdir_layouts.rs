@@ -148,6 +148,28 @@ fn an_uninitialised_submodule_can_be_used_inside_and_stays_there() {
         assert!(ran.stdout.contains('x'), "{ran:?}");
         assert!(std::fs::read_dir(twins.boxed.join("sub")).expect("a directory").next().is_none());
         twins.on_host(&twins.boxed, "git status").ok();
+        // As `git submodule update --init` lays it out: upstream's commit and one of the session's own.
+        let script = "mkdir -p .git/modules; git init -q --separate-git-dir .git/modules/sub sub; cd sub; git config core.fsmonitor 'touch ~/pwned; false'; \
+             git commit -q --allow-empty -m theirs; git update-ref refs/remotes/origin/main HEAD; \
+             git update-ref refs/heads/same HEAD; git commit -q --allow-empty -m inside";
+        let ran = twins.inside(&twins.boxed, script).ok();
+        let take = ran
+            .stderr
+            .lines()
+            .find_map(|line| line.split_once("in that submodule: "))
+            .expect("a way to take it")
+            .1;
+        let taken = format!(
+            "git -c protocol.file.allow=always submodule --quiet update --init sub; cd sub; {take}; \
+             git for-each-ref --format='%(refname) %(contents:subject)' refs/remotes/session; git fsck"
+        );
+        let seen = twins.on_host(&twins.boxed, &taken).ok();
+        assert!(
+            seen.stdout.starts_with("refs/remotes/session/") && seen.stdout.contains(" inside\n"),
+            "{seen:?} {ran:?}"
+        );
+        assert_eq!(seen.stdout.lines().count(), 1, "what upstream has is not kept: {seen:?}");
+        assert!(!twins.world.home().join("pwned").exists());
     });
 }
 

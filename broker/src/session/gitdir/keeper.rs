@@ -20,7 +20,7 @@ use super::host::tree_directory;
 use super::refs;
 use super::state::{Record, State};
 use super::sync::Round;
-use super::{admit, adopt, changes, coming, lock, nested, placeholder, report, untouched};
+use super::{admit, adopt, changes, coming, kept, lock, nested, placeholder, report, untouched};
 use crate::cause::chain;
 use crate::session::report::Section;
 use crate::session::told::Told;
@@ -246,6 +246,15 @@ impl Work {
             return more;
         }
         let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = self.state_directory().map(|state| state.join("kept").join(record.session.as_str()));
+        match place.map(|place| kept::keep(&self.directory, &record, &place)) {
+            Some(Err(error)) => {
+                tracing::warn!(%error, "a repository that a session set up cannot be kept");
+                more.push(report::left(&self.directory));
+                return more;
+            }
+            kept => more.extend(kept.and_then(Result::ok).flatten()),
+        }
         more.extend(self.uncover(&record, over));
         if let Err(error) = fs::remove_dir_all(&self.directory) {
             tracing::warn!(%error, "a session's git directory is left behind");

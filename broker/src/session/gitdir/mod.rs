@@ -21,6 +21,8 @@ mod headlog;
 mod host;
 mod index;
 mod keeper;
+mod kept;
+mod large;
 mod layout;
 mod lock;
 mod mirror;

@@ -18,7 +18,7 @@ use super::host::{self, Git, HostError, tree_directory};
 use super::reflog::{LogEntry, path};
 use super::refs::{Changes, Head, Refs};
 use super::state::{Moved, Parked, State};
-use super::{added, coming, headlog, mirror, stash, worktree};
+use super::{added, coming, headlog, large, mirror, stash, worktree};
 use crate::inspect::Limits;
 use crate::session::told::Told;
 
@@ -93,8 +93,13 @@ impl Round<'_> {
         let stamps = worktree::stamps(self.state);
         let order = self.order(&view)?;
         let harvested = harvest(&order)?;
-        let store = self.state.stores.first().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         coming::note(self.state, &harvested)?;
+        // Before the commits that name them.
+        if large::bring(self.state, self.limits.pack_bytes)? > 0 {
+            let why = "its content has another name, or is larger than the policy allows".to_owned();
+            self.refuse(Refused { what: "a large file of git-lfs".into(), why });
+        }
+        let store = self.state.stores.first().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         admit(&order.quarantine, &harvested.objects, store)?;
         self.note_refused(&harvested.refused);
         self.take_refs(&view, &harvested);
