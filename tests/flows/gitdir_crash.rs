@@ -169,8 +169,13 @@ fn traced(twins: &Twins, options: &[&str]) -> (bool, String) {
     }
     let run = twins.world.start(&twins.boxed, "default", &twins.script(STEPS));
     twins.world.wait_until("the session runs", || twins.boxed.join("ready").exists());
-    let broker = twins.world.broker();
-    let keeper = keeper(broker);
+    let mut found = None;
+    twins.world.wait_until("a keeper runs", || {
+        let broker = twins.world.broker();
+        found = keeper(broker).map(|keeper| (broker, keeper));
+        found.is_some()
+    });
+    let (broker, keeper) = found.expect("it was found");
     let log = twins.world.path("strace");
     // The broker lets nobody of its own user look into it.
     let mut strace = Command::new(if rustix::process::getuid().is_root() { "strace" } else { "sudo" });
@@ -189,18 +194,18 @@ fn traced(twins: &Twins, options: &[&str]) -> (bool, String) {
     std::thread::sleep(std::time::Duration::from_millis(300));
     twins.world.write("boxed/end", "");
     run.finish();
-    let died = !Path::new(&format!("/proc/{broker}")).exists();
     tracer.finish();
-    (died, std::fs::read_to_string(log).unwrap_or_default())
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    (log.contains("killed by SIGKILL"), log)
 }
 
 /// The thread of the broker that keeps the session in step.
-fn keeper(broker: i32) -> i32 {
-    let tasks = std::fs::read_dir(format!("/proc/{broker}/task")).expect("it runs").flatten();
-    let named = tasks.filter(|task| {
+fn keeper(broker: i32) -> Option<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{broker}/task")).ok()?.flatten();
+    let mut named = tasks.filter(|task| {
         std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name == "gitdir\n")
     });
-    named.filter_map(|task| task.file_name().to_str()?.parse().ok()).next().expect("a keeper runs")
+    named.find_map(|task| task.file_name().to_str()?.parse().ok())
 }
 
 /// The steps of one session, as kinds of calls: names of objects, sessions and temporary files left out. Every call that
@@ -222,7 +227,7 @@ fn steps(log: &str, directory: &Path) -> Vec<(String, usize)> {
             })
             .collect();
         // What is only read changes nothing, and the quarantine is nobody's.
-        if call == "openat" && !line.contains("O_CREAT") || call == "unlinkat" {
+        if call == "openat" && !line.contains("O_CREAT") || call == "unlinkat" && !line.contains("agreed") {
             continue;
         }
         if call.starts_with("rename") || call.starts_with("link") || seen.insert(kind) {

@@ -256,7 +256,9 @@ impl Work {
             kept => more.extend(kept.and_then(Result::ok).flatten()),
         }
         more.extend(self.uncover(&record, over));
-        if let Err(error) = fs::remove_dir_all(&self.directory) {
+        // The record first: without one, what a death here leaves is nothing to be brought.
+        if let Err(error) = Record::forget(&self.directory).and_then(|()| fs::remove_dir_all(&self.directory))
+        {
             tracing::warn!(%error, "a session's git directory is left behind");
         }
         more

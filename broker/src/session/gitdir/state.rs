@@ -182,6 +182,14 @@ impl Record {
         fs::rename(next, directory.join("record.json"))
     }
 
+    /// Removes it: all is brought.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn forget(directory: &Path) -> io::Result<()> {
+        fs::remove_file(directory.join("record.json"))
+    }
+
     /// Reads it back.
     ///
     /// # Errors
