@@ -3,15 +3,16 @@
 //!
 //! cargo build --release && KEYHATCH_BIN=$PWD/target/release cargo bench -p keyhatch-tests --bench startup
 //!
-//! Peers that are not installed are named and left out: firejail (Debian), podman (Debian), srt (npm
-//! @anthropic-ai/sandbox-runtime) and sandlock (PyPI), the last two looked for in the PATH of the one who runs this.
+//! Peers that are not installed are named and left out: firejail (Debian), podman (Debian; rootless, from a root file system
+//! that tests/images/build.sh makes), srt (npm @anthropic-ai/sandbox-runtime) and sandlock (PyPI; a library, so Python starts
+//! with it), the last two looked for in the PATH of the one who runs this.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use keyhatch_tests::World;
 use keyhatch_tests::measure::{Times, compare};
+use keyhatch_tests::{Container, Image, World};
 
 const ROUNDS: usize = 25;
 const DIRECTORIES: usize = 300;
@@ -20,21 +21,26 @@ const FILES_EACH: usize = 1000;
 const MEMORY_AIM: u64 = 4096;
 
 /// One way to start `true`.
-struct Peer {
+struct Peer<'w> {
     name: &'static str,
-    program: PathBuf,
-    arguments: Vec<String>,
     /// Slow ones are started less often.
     rounds: usize,
+    /// Starts it and says whether it succeeded; none where it is not installed.
+    start: Option<Box<dyn Fn() -> bool + 'w>>,
 }
 
-fn peers(world: &World, project: &Path) -> Vec<Peer> {
-    let project = project.to_string_lossy().into_owned();
-    let of = |name, program: &str, rounds, arguments: &[&str]| Peer {
-        name,
-        program: program.into(),
-        arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
-        rounds,
+fn peers<'w>(world: &'w World, directory: &'w Path) -> Vec<Peer<'w>> {
+    let project = directory.to_string_lossy().into_owned();
+    let of = |name, program: &str, rounds, arguments: &[&str]| {
+        let (program, arguments) = (PathBuf::from(program), arguments.iter().map(|a| (*a).to_owned()));
+        let arguments: Vec<String> = arguments.collect();
+        let is_there = program.is_file();
+        let start = move || {
+            let mut command: Command = world.command(&program);
+            command.current_dir(directory).args(&arguments).stdout(Stdio::null()).stderr(Stdio::null());
+            command.status().expect("it starts").success()
+        };
+        Peer { name, rounds, start: is_there.then(|| Box::new(start) as Box<dyn Fn() -> bool>) }
     };
     let keyhatch = world.path("bin/keyhatch").to_string_lossy().into_owned();
     let bwrap = [
@@ -71,18 +77,19 @@ fn peers(world: &World, project: &Path) -> Vec<Peer> {
         &project,
         "true",
     ];
+    let sandlock = format!(
+        "from sandlock import Sandbox\n\
+         r = Sandbox(fs_readable=['/usr', '/lib', '/lib64', '/etc', '/bin'], fs_writable=['{project}']).run(['true'])\n\
+         raise SystemExit(not r.success)"
+    );
     vec![
         of("keyhatch", &keyhatch, ROUNDS, &["run", "--", "true"]),
         of("bwrap", "/usr/bin/bwrap", ROUNDS, &bwrap),
         of("unshare", "/usr/bin/unshare", ROUNDS, &["-UcpfmniuC", "--mount-proc", "true"]),
         of("firejail", "/usr/bin/firejail", ROUNDS, &["--noprofile", "--net=none", "--quiet", "true"]),
         of("srt", &found("srt"), 5, &["-c", "true"]),
-        of(
-            "sandlock",
-            &found("sandlock"),
-            ROUNDS,
-            &["run", "-r", "/usr", "-r", "/lib", "-r", "/lib64", "--", "true"],
-        ),
+        of("sandlock", &python_of("sandlock-mcp"), 10, &["-c", &sandlock]),
+        podman(world, directory),
         of("true, bare", "/usr/bin/true", ROUNDS, &[]),
     ]
 }
@@ -97,19 +104,34 @@ fn found(name: &str) -> String {
         .unwrap_or_else(|| format!("/nonexistent/{name}"))
 }
 
-fn start(world: &World, project: &Path, peer: &Peer) -> std::time::Duration {
-    let mut command: Command = world.command(&peer.program);
-    command.current_dir(project).args(&peer.arguments).stdout(Stdio::null()).stderr(Stdio::null());
+/// The Python that a program of the one who runs this belongs to.
+fn python_of(program: &str) -> String {
+    Path::new(&found(program)).with_file_name("python").to_string_lossy().into_owned()
+}
+
+/// Rootless podman, with the project mounted, without a network.
+fn podman<'w>(world: &'w World, project: &Path) -> Peer<'w> {
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images/bookworm.tar");
+    let is_there = Path::new("/usr/bin/podman").is_file() && image.is_file();
+    let project = project.to_owned();
+    let start = move || {
+        let mount = (project.clone(), project.to_string_lossy().into_owned(), false);
+        Container::new(Image::Bookworm, &[mount], &[]).podman(world, "true").status.success()
+    };
+    Peer { name: "podman", rounds: 5, start: is_there.then(|| Box::new(start) as Box<dyn Fn() -> bool>) }
+}
+
+fn start(peer: &Peer<'_>) -> Option<std::time::Duration> {
     let begun = Instant::now();
-    let status = command.status().expect("it starts");
+    let succeeded = (peer.start.as_ref()?)();
     let taken = begun.elapsed();
-    assert!(status.success(), "{} fails: {status}", peer.name);
-    taken
+    assert!(succeeded, "{} fails", peer.name);
+    Some(taken)
 }
 
 fn compete(world: &World, project: &Path, what: &str) {
-    let (there, missing): (Vec<Peer>, Vec<Peer>) =
-        peers(world, project).into_iter().partition(|peer| peer.program.is_file());
+    let (there, missing): (Vec<Peer<'_>>, Vec<Peer<'_>>) =
+        peers(world, project).into_iter().partition(|peer| peer.start.is_some());
     for peer in &missing {
         println!("{what:<34} {} is not installed here", peer.name);
     }
@@ -117,9 +139,9 @@ fn compete(world: &World, project: &Path, what: &str) {
     for round in 0..=ROUNDS {
         for (peer, times) in there.iter().zip(&mut times) {
             if round <= peer.rounds {
-                let taken = start(world, project, peer);
+                let taken = start(peer);
                 // The first round fills caches.
-                if round > 0 {
+                if let Some(taken) = taken.filter(|_| round > 0) {
                     times.add(taken);
                 }
             }
