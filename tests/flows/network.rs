@@ -232,3 +232,15 @@ fn limits_on_bytes_and_connections_end_what_goes_beyond() {
         "{report}"
     );
 }
+
+#[test]
+fn a_tool_that_takes_long_to_name_its_registry_does_not_cost_the_session() {
+    let world = World::new();
+    world.policy("npm", &network_policy("npm", "[network]\nregistries = [\"npm\"]"));
+    let project = world.project("p", "https://h.example/p.git");
+    // Longer than the broker waits for a request that was announced by a connection.
+    let slow = "#!/bin/sh\nsleep 11; echo '{\"registry\":\"https://npm.example.org/\"}'\n";
+    world.write_mode("bin/npm", slow, 0o755);
+    let ran = world.run(&project, "npm", "echo started; echo $npm_config_registry").ok();
+    assert_eq!(ran.stdout, "started\nhttps://npm.example.org/\n", "{ran:?}");
+}

@@ -49,12 +49,14 @@ pub(super) fn run_reported(args: &Run) -> Result<(ExitCode, Option<SessionReport
     let (source, policy) = policy_for(&args.policy, &around)?;
     let project = project_of(&policy, around)?;
     let paths = paths()?;
+    // Before the connection: a tool may take long to answer, and the broker waits only so long for a request.
+    let registries = registries::ask(&policy.network().registries, paths.state(), project.as_deref());
     let mut session = Client::connect_or_start(&paths)?;
     let request = Request::OpenSession {
         project: project.clone(),
         policy_origin: source.origin.clone(),
         policy: source.text,
-        registries: registries::ask(&policy.network().registries, paths.state(), project.as_deref()),
+        registries,
     };
     let opened = match session.ask(request)? {
         Reply::Opened(opened) => opened,

@@ -27,6 +27,11 @@ const SYSTEM: &[&str] = &[
     "/etc/debian_version",
     "/etc/fonts",
     "/etc/inputrc",
+    // Debian's Java is links into these.
+    "/etc/java-11-openjdk",
+    "/etc/java-17-openjdk",
+    "/etc/java-21-openjdk",
+    "/etc/java-25-openjdk",
     "/etc/ld.so.cache",
     "/etc/ld.so.conf",
     "/etc/ld.so.conf.d",

@@ -66,7 +66,14 @@ fn name(process: &Path) -> Option<String> {
     let line = String::from_utf8_lossy(&line).replace('\0', " ");
     let line: String = match line.trim() {
         "" => fs::read_to_string(process.join("comm")).ok()?.trim().to_owned(),
-        line if line.chars().count() > MAX_COMMAND => line.chars().take(MAX_COMMAND).chain(['…']).collect(),
+        line if line.chars().count() > MAX_COMMAND => {
+            // The end of a long path is what names a program.
+            let (program, rest) = line.split_once(' ').unwrap_or((line, ""));
+            let program = program.rsplit('/').next().unwrap_or(program);
+            let short = format!("{program} {rest}");
+            let cut = short.chars().count() > MAX_COMMAND;
+            short.trim().chars().take(MAX_COMMAND).chain(cut.then_some('…')).collect()
+        }
         line => line.to_owned(),
     };
     Some(shown(&line))
