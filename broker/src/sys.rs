@@ -46,6 +46,18 @@ pub fn receive_descriptors(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
     Ok(received.flatten().collect())
 }
 
+/// Closes every descriptor that whoever started this process left open in it, standard ones excepted.
+///
+/// # Errors
+/// What `close_range(2)` says.
+#[allow(unsafe_code)]
+pub fn close_inherited() -> io::Result<()> {
+    // JUSTIFICATION: no safe call closes what it does not own. SAFETY: called before anything in this process opens or owns
+    // a descriptor above the standard ones.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Points libgit2's search for configuration files of one level at nothing.
 ///
 /// # Errors

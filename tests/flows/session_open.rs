@@ -62,3 +62,191 @@ fn a_push_from_a_foreign_container_waits_for_its_approval_and_its_commit_comes_b
     }
     world.keyhatch(&["audit", "verify"]).ok();
 }
+
+/// A script of a container's that says whether its session still answers.
+const ANSWERS: &str = "/run/keyhatch/keyhatch-helper status >/dev/null 2>&1 && echo yes || echo no";
+
+#[test]
+fn a_closed_and_an_expired_session_refuse_what_still_runs_in_their_containers() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    for (options, events) in [(&[][..], 1), (&["--for", "3s"][..], 2)] {
+        let (session, container) = stage.at_work(options);
+        let script = format!(
+            "cd /work; {ANSWERS}; cp /run/keyhatch/keyhatch-helper /tmp/h; touch open; while ! test -e gone; do sleep 0.1; done; \
+             /tmp/h status; git push origin main; echo pushed $?"
+        );
+        let run = container.start_runc(world, &["sh", "-c", &script]);
+        world.wait_until("the container runs", || stage.project.join("open").exists());
+        if options.is_empty() {
+            world.keyhatch(&["session", "close", &session.id]).ok();
+        }
+        let closed = || world.events().iter().filter(|event| *event == "session-closed").count() == events;
+        world.wait_until("the session ends", closed);
+        assert!(!session.sockets.exists(), "its sockets are gone");
+        world.write("p/gone", "");
+        let ran = run.finish();
+        assert!(ran.stdout.contains("yes\n") && ran.stderr.contains("no keyhatch session"), "{ran:?}");
+        assert!(ran.stdout.contains("pushed 1"), "{ran:?}");
+        for file in ["p/gone", "p/open"] {
+            std::fs::remove_file(world.path(file)).expect("it is there");
+        }
+    }
+    assert_eq!(world.tip(&stage.upstream, "main"), "");
+    assert_eq!(world.keyhatch(&["session", "list", "--json"]).ok().stdout.trim(), "[]");
+}
+
+#[test]
+fn what_the_host_would_run_later_cannot_be_made_inside_even_after_the_session() {
+    let stage = Stage::new();
+    let (world, project) = (&stage.world, &stage.project);
+    world.write("p/.env", "canary-of-the-project\n");
+    let (session, container) = stage.at_work(&[]);
+    let script = "cd /work; for f in .envrc .vscode/tasks.json .cargo/config.toml; do echo evil > $f; done; cat .env; \
+                  printf '#!/bin/sh\\ntouch /work/ran\\n' > .git/hooks/post-commit; chmod 755 .git/hooks/post-commit; \
+                  git config core.fsmonitor 'touch ran;'; touch first; while ! test -e closed; do sleep 0.1; done; \
+                  for f in .envrc .vscode/tasks.json .cargo/config.toml .git/config; do echo evil > $f; done; mv .vscode v";
+    let run = container.start_runc(world, &["sh", "-c", script]);
+    world.wait_until("the first try is over", || project.join("first").exists());
+    let closed = world.keyhatch(&["session", "close", &session.id]).ok();
+    let hint = format!("keyhatch session close {} --container-ended", session.id);
+    assert!(closed.stdout.contains("stay in it") && closed.stdout.contains(&hint), "{closed:?}");
+    world.write("p/closed", "");
+    let ran = run.finish();
+    assert!(!ran.stdout.contains("canary"), "{ran:?}");
+    for file in [".envrc", ".cargo/config.toml"] {
+        assert_eq!(std::fs::read_to_string(project.join(file)).expect("it stays"), "", "{file}");
+    }
+    assert!(project.join(".vscode").is_dir() && !project.join(".vscode/tasks.json").exists(), "{ran:?}");
+    let config = std::fs::read_to_string(project.join(".git/config")).expect("the host's own");
+    assert!(!config.contains("evil") && !config.contains("fsmonitor"), "{config}");
+    assert!(!project.join(".git/hooks/post-commit").exists() && !project.join("ran").exists());
+    // A broker that is started anew knows of them too; and then they go.
+    world.keyhatch(&["broker", "--stop"]).ok();
+    world.keyhatch(&["session", "close", &session.id, "--container-ended"]).ok();
+    for file in [".envrc", ".vscode", ".cargo"] {
+        assert!(!project.join(file).exists(), "{file}");
+    }
+    assert!(
+        world
+            .keyhatch(&["session", "close", &session.id, "--container-ended"])
+            .fails()
+            .stderr
+            .contains("no such session")
+    );
+}
+
+#[test]
+fn without_the_projects_place_inside_the_open_git_directory_is_said() {
+    let stage = Stage::new();
+    let session = ContainerSession::open(&stage.world, &stage.project, "default");
+    let warned = session.json["warnings"][0].as_str().expect("a warning");
+    assert!(
+        warned.contains("git directory is writable from inside") && warned.contains("--target DIR"),
+        "{warned}"
+    );
+    assert_eq!(session.mounts.len(), 1);
+    let printed = stage
+        .world
+        .command(stage.world.path("bin/keyhatch"))
+        .current_dir(&stage.project)
+        .args(["session", "open"])
+        .output();
+    let printed = keyhatch_tests::Finished::from(printed.expect("keyhatch runs")).ok();
+    assert!(printed.stderr.contains(warned), "{printed:?}");
+}
+
+#[test]
+fn a_helper_that_needs_a_libc_is_refused_and_nothing_is_left() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    let refused = world
+        .command(world.path("bin/keyhatch"))
+        .current_dir(&stage.project)
+        .args(["session", "open", "--target", "/work"])
+        .output();
+    let refused = keyhatch_tests::Finished::from(refused.expect("keyhatch runs")).fails();
+    assert!(refused.stderr.contains("keyhatch-helper is not static"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("hint: packaging/static-helper.sh builds a static keyhatch-helper"),
+        "{refused:?}"
+    );
+    assert!(!stage.project.join(".vscode").exists());
+    assert_eq!(std::fs::read_dir(world.path("run/keyhatch/sessions")).expect("a directory").count(), 0);
+}
+
+#[test]
+fn a_named_session_has_the_same_path_each_time_and_is_opened_once() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    let named = ["--name", "app"];
+    let first = ContainerSession::open_with(world, &stage.project, "default", &named);
+    let link = world.path("run/keyhatch/named/app");
+    assert_eq!(link.canonicalize().expect("a link"), first.sockets.canonicalize().expect("there"));
+    let again = ContainerSession::open_with(world, &stage.project, "default", &named);
+    assert_eq!(again.json, first.json);
+    let other = world.project("other", "https://h.example/o.git");
+    let mut open = world.command(world.path("bin/keyhatch"));
+    let refused =
+        open.current_dir(&other).args(["session", "open", "--name", "app"]).output().expect("keyhatch runs");
+    let refused = keyhatch_tests::Finished::from(refused).fails();
+    assert!(refused.stderr.contains("a session of that name is open for"), "{refused:?}");
+    let listed = world.keyhatch(&["session", "list"]).ok();
+    assert!(listed.stdout.trim_end().ends_with("  app") && listed.stdout.contains("until 20"), "{listed:?}");
+    world.keyhatch(&["session", "close", &first.id]).ok();
+    assert!(link.symlink_metadata().is_err());
+    let next = ContainerSession::open_with(world, &stage.project, "default", &named);
+    assert_ne!(next.id, first.id);
+}
+
+/// What was printed, with what differs from run to run replaced.
+fn steady(stage: &Stage, session: &str, text: &str) -> String {
+    let world = stage.world.path("").display().to_string();
+    let text = text.replace(world.trim_end_matches('/'), "WORLD").replace(session, "SESSION");
+    let seconds = |word: &str| word.len() == 10 && word.bytes().all(|b| b.is_ascii_digit());
+    let parts: Vec<&str> = text.split(',').collect();
+    let fixed = parts.iter().map(|part| match part.split_once("\"expires\":") {
+        Some((before, rest)) if seconds(rest) => format!("{before}\"expires\":0"),
+        _ => (*part).to_owned(),
+    });
+    fixed.collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn every_format_is_printed_as_it_is_documented() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    world.static_helper();
+    world.policy(
+        "open",
+        "name = \"open\"\ndescription = \"Nothing over the project.\"\n[repository]\ngit_dir = \"shared\"\n",
+    );
+    for format in ["json", "docker", "podman", "compose", "devcontainer", "env"] {
+        let mut open = world.command(world.path("bin/keyhatch"));
+        open.current_dir(&stage.project)
+            .args(["session", "open", "--policy", "open", "--target", "/work", "--format", format]);
+        let printed = keyhatch_tests::Finished::from(open.output().expect("keyhatch runs")).ok();
+        let listed: serde_json::Value =
+            serde_json::from_str(&world.keyhatch(&["session", "list", "--json"]).ok().stdout).expect("JSON");
+        let id = listed[0]["id"].as_str().expect("an id").to_owned();
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("flows/session_open").join(format);
+        let printed = steady(&stage, &id, &printed.stdout);
+        let expected = std::fs::read_to_string(&file).unwrap_or_default();
+        assert_eq!(printed, expected, "{}", file.display());
+        world.keyhatch(&["session", "close", &id, "--container-ended"]).ok();
+    }
+}
+
+#[test]
+fn the_broker_outlives_the_command_that_started_it_and_holds_nothing_of_its_callers() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    world.static_helper();
+    // The reader of the pipe waits until nobody has its other end.
+    let script = "{ keyhatch session open >/dev/null 2>&1 7>&3; } 3>&1 | cat; keyhatch session list";
+    let mut shell = world.command("timeout");
+    shell.current_dir(&stage.project).args(["60", "setsid", "--wait", "bash", "-c", script]);
+    let ran = keyhatch_tests::Finished::from(shell.output().expect("a shell runs")).ok();
+    assert!(ran.stdout.contains("default"), "{ran:?}");
+    assert!(world.keyhatch(&["session", "list"]).ok().stdout.contains("default"));
+}

@@ -193,8 +193,12 @@ fn stop() -> Result<ExitCode, Failure> {
 }
 
 fn broker(detached: bool, notify_command: Option<String>) -> Result<ExitCode, Failure> {
-    if detached && let Err(error) = rustix::process::setsid() {
-        tracing::debug!(%error, "already leads a session");
+    if detached {
+        // It outlives the command that started it: a pipe of that command's caller would never end.
+        crate::sys::close_inherited().map_err(|e| Failure::internal("inherited descriptors", &e))?;
+        if let Err(error) = rustix::process::setsid() {
+            tracing::debug!(%error, "already leads a session");
+        }
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("KEYHATCH_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));

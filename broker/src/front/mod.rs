@@ -36,6 +36,7 @@ use crate::session::Session;
 use crate::upstream::Service;
 
 pub use on_host::OnHost;
+pub use spool::Room;
 
 /// How long a client may take to send its headers: git sends them in one write.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(20);

@@ -72,8 +72,8 @@ pub(super) async fn receive_pack(front: Front, remote: Remote, request: Request)
         return refuse("a compressed push is not a form that git sends");
     }
     let early = |claim: &PushClaim| forbidden(&front, &remote, claim).is_some();
-    let limit = session.policy.limits().pack_bytes;
-    let arrived = take_in(request.into_body(), &front.broker.paths.spool(), limit, early).await;
+    let (limit, spool) = (session.policy.limits().pack_bytes, front.broker.paths.spool());
+    let arrived = take_in(request.into_body(), (&spool, &session.spool), limit, early).await;
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
     let body = Body::from_stream(futures_util::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|bytes: Bytes| (Ok::<_, io::Error>(bytes), receiver))

@@ -6,6 +6,8 @@
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -23,6 +25,9 @@ const BUFFER: usize = 1024 * 1024;
 /// How many times the limit is read and dropped, so that a client that sends too much hears why and not "disconnected".
 const PATIENT: u64 = 4;
 
+/// How many pushes of the largest size a session's disk has room for: one that waits for a person, and others meanwhile.
+const AT_ONCE: u64 = 4;
+
 /// A push could not be taken in.
 #[derive(Debug, Error)]
 pub enum SpoolError {
@@ -38,9 +43,57 @@ pub enum SpoolError {
     /// The disk.
     #[error("the push cannot be kept on the host's disk")]
     Disk(#[source] io::Error),
+    /// This session's other pushes fill what it may take.
+    #[error("this session's pushes that wait take {limit} bytes already: decide or withdraw one first")]
+    Crowded {
+        /// What they may take together.
+        limit: u64,
+    },
     /// The client.
     #[error("the push ended early")]
     Client,
+}
+
+/// What of the host's disk a session's pushes may take together, while they wait or are sent.
+#[derive(Debug)]
+pub struct Room {
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl Room {
+    /// Room for a few pushes of the size that the policy allows.
+    #[must_use]
+    pub fn of(largest: u64) -> Arc<Self> {
+        Arc::new(Self { limit: largest.saturating_mul(AT_ONCE), used: AtomicU64::new(0) })
+    }
+}
+
+/// What one push takes of it; given back when dropped.
+#[derive(Debug)]
+struct Share {
+    room: Arc<Room>,
+    bytes: u64,
+}
+
+impl Share {
+    fn grow(&mut self, bytes: u64) -> Result<(), SpoolError> {
+        let limit = self.room.limit;
+        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= limit);
+        match self.room.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits) {
+            Ok(_) => {
+                self.bytes += bytes;
+                Ok(())
+            }
+            Err(_) => Err(SpoolError::Crowded { limit }),
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.room.used.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
 }
 
 /// A push on disk.
@@ -52,6 +105,8 @@ pub struct Spooled {
     pub file: std::fs::File,
     /// How many.
     pub bytes: u64,
+    /// Held as long as the file.
+    _share: Share,
 }
 
 /// What arrived.
@@ -80,11 +135,12 @@ pub enum Dropped {
 /// When it is no push, too large, or cannot be kept.
 pub async fn take_in(
     body: Body,
-    directory: &Path,
+    (directory, room): (&Path, &Arc<Room>),
     limit: u64,
     early: impl Fn(&PushClaim) -> bool,
 ) -> Result<Arrived, SpoolError> {
-    let mut taking = Taking { writer: None, head: Vec::new(), claim: None, bytes: 0, dropped: None };
+    let share = Share { room: room.clone(), bytes: 0 };
+    let mut taking = Taking { writer: None, head: Vec::new(), claim: None, bytes: 0, dropped: None, share };
     let mut stream = body.into_data_stream();
     loop {
         let next = tokio::time::timeout(STALL, stream.next()).await.map_err(|_| SpoolError::Client)?;
@@ -108,6 +164,7 @@ struct Taking {
     claim: Option<PushClaim>,
     bytes: u64,
     dropped: Option<Dropped>,
+    share: Share,
 }
 
 impl Taking {
@@ -122,6 +179,7 @@ impl Taking {
         }
         if self.claim.is_some() {
             if self.bytes > limit {
+                self.writer = None;
                 self.dropped = Some(Dropped::Unkept(SpoolError::TooLarge { limit }));
             } else {
                 self.keep(chunk, directory).await;
@@ -146,8 +204,14 @@ impl Taking {
     }
 
     async fn keep(&mut self, bytes: &[u8], directory: &Path) {
-        if let Err(error) = self.write(bytes, directory).await {
-            self.dropped = Some(Dropped::Unkept(SpoolError::Disk(error)));
+        let kept = match self.share.grow(bytes.len() as u64) {
+            Ok(()) => self.write(bytes, directory).await.map_err(SpoolError::Disk),
+            Err(crowded) => Err(crowded),
+        };
+        if let Err(error) = kept {
+            // What is there of it is given back to the disk at once.
+            self.writer = None;
+            self.dropped = Some(Dropped::Unkept(error));
         }
     }
 
@@ -170,7 +234,7 @@ impl Taking {
             (Some(claim), None, Some(writer)) => match flushed {
                 Ok(()) => {
                     let file = writer.into_inner().into_std().await;
-                    Ok(Arrived::Push(Spooled { claim, file, bytes: self.bytes }))
+                    Ok(Arrived::Push(Spooled { claim, file, bytes: self.bytes, _share: self.share }))
                 }
                 Err(error) => Ok(Arrived::Dropped(claim, Dropped::Unkept(SpoolError::Disk(error)))),
             },
@@ -195,7 +259,7 @@ mod tests {
 
     async fn take(bytes: &'static [u8], limit: u64) -> Result<Arrived, SpoolError> {
         let dir = tempfile::tempdir().expect("tempdir");
-        take_in(Body::from(bytes), dir.path(), limit, |_| false).await
+        take_in(Body::from(bytes), (dir.path(), &Room::of(limit)), limit, |_| false).await
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::control::OpenedContainer;
 use crate::credential::ProjectSecrets;
-use crate::front::OnHost;
+use crate::front::{OnHost, Room};
 use crate::network::{SessionNetwork, plan};
 use crate::paths::{Paths, PathsError, make_private};
 use crate::registries::{self, Answer};
@@ -114,6 +114,8 @@ pub struct Session {
     pub name: Option<SessionName>,
     /// What the command that opened a container's session was told, for those who ask for it again.
     pub told: OnceLock<OpenedContainer>,
+    /// What its pushes may take of the disk.
+    pub spool: Arc<Room>,
     /// One permit a connection.
     pub connections: Arc<Semaphore>,
     /// Turns true when it ends; listeners and held requests watch it.
@@ -452,6 +454,7 @@ async fn begin(
         expires: None,
         name: None,
         told: OnceLock::new(),
+        spool: Room::of(policy.limits().pack_bytes),
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         closed: watch::Sender::new(false),
         network: SessionNetwork::new(policy.network().clone(), Vec::new()),
