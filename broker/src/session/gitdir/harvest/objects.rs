@@ -163,11 +163,13 @@ impl Store {
         }
         let mut packer = spawn(packer.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()))?;
         let packed = packer.stdout.take().ok_or("git gave no pack")?;
-        let mut indexer = git();
-        indexer.args(["-c", "core.bigFileThreshold=1m", "-C"]).arg(&self.candidate);
-        indexer.args(["index-pack", "--stdin", "--fsck-objects", "--threads=1"]);
-        indexer.arg(format!("--max-input-size={}", self.max_bytes));
-        let indexer = spawn(indexer.stdin(packed).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+        let mut command = git();
+        command.args(["-c", "core.bigFileThreshold=1m", "-C"]).arg(&self.candidate);
+        command.args(["index-pack", "--stdin", "--fsck-objects", "--threads=1"]);
+        command.arg(format!("--max-input-size={}", self.max_bytes));
+        let indexer = spawn(command.stdin(packed).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+        // It holds the reading end too: with that open, an indexer that gives up would leave the packer writing for ever.
+        drop(command);
         feed(&mut packer, &list)?;
         let said = indexer.wait_with_output().map_err(|error| error.to_string())?;
         let packed = packer.wait().map_err(|error| error.to_string())?;
