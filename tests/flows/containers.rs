@@ -238,14 +238,13 @@ fn what_is_refused_is_refused_in_the_sandboxs_words_and_a_large_pack_does_not_hi
 fn the_forwarder_serves_tools_that_run_no_ssh_and_goes_with_the_session() {
     let stage = Stage::new();
     let world = &stage.world;
-    let session = stage.session("allow");
+    let session = ContainerSession::open(world, &stage.project, "allow");
     let (work, mut container) = with_work(&stage, &session);
     container.env.push(("KEYHATCH_FORWARD".into(), "1".into()));
     let helper = "/run/keyhatch/keyhatch-helper";
-    let url = stage.https.url("r.git").replace("https://", "http://127.0.0.1:8417/https/");
     let script = format!(
         "cp {helper} /tmp/helper; cd /tmp; git clone -q {} c; {helper} status; {helper} forward; cd c; git commit -q --allow-empty -m f; \
-         GIT_CONFIG_SYSTEM=/dev/null git push {url} HEAD:refs/heads/forwarded; touch /work/ready; {}; \
+         env -u GIT_CONFIG_PARAMETERS GIT_CONFIG_SYSTEM=/run/keyhatch/gitconfig-http GIT_SSH_COMMAND=false git push origin HEAD:refs/heads/forwarded; touch /work/ready; {}; \
          i=0; while [ $i -lt 100 ] && grep -q ':20E1 .* 0A ' /proc/net/tcp; do sleep 0.1; i=$((i+1)); done; echo waited $i; /tmp/helper forward",
         stage.https.url("r.git"),
         wait_for("closed")
@@ -307,4 +306,16 @@ fn status_names_the_wall_that_somebody_else_built() {
     std::fs::set_permissions(&locked, std::os::unix::fs::PermissionsExt::from_mode(0o000)).expect("a mode");
     let denied = status_at(&stage, &locked, &["env"]).fails();
     assert!(denied.stderr.contains("EACCES") && denied.stderr.contains("from ABI 9 on"), "{denied:?}");
+    // What srt and codex do: no socket, or no connection.
+    let session = stage.session("allow");
+    for call in ["socket", "connect"] {
+        let container = Container::new(Image::Bookworm, &session.mounts, &session.env).forbidding(call);
+        let said = container.runc(
+            world,
+            "/run/keyhatch/keyhatch-helper status; git ls-remote ssh://keyhatch/https/h.example/x",
+        );
+        let lines: Vec<&str> =
+            said.stderr.lines().filter(|line| line.contains("seccomp") && line.contains("(EPERM)")).collect();
+        assert!(lines.len() == 2 && said.stderr.contains("--format srt"), "{said:?}");
+    }
 }

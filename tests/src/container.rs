@@ -24,13 +24,15 @@ pub struct Container {
     pub network: bool,
     /// Who runs the command inside, where that is not root.
     pub uid: Option<u32>,
+    /// A system call that the engine's filter answers with EPERM.
+    pub forbidden: Option<&'static str>,
 }
 
 impl Container {
     /// A container without a network, as root, with these mounts and variables.
     #[must_use]
     pub fn new(image: Image, mounts: &[Mount], env: &[(String, String)]) -> Self {
-        Self { image, mounts: mounts.to_vec(), env: env.to_vec(), network: false, uid: None }
+        Self { image, mounts: mounts.to_vec(), env: env.to_vec(), network: false, uid: None, forbidden: None }
     }
 
     /// With the host's network.
@@ -43,6 +45,12 @@ impl Container {
     #[must_use]
     pub fn as_uid(self, uid: u32) -> Self {
         Self { uid: Some(uid), ..self }
+    }
+
+    /// With a filter that forbids a system call, as other sandboxes have.
+    #[must_use]
+    pub fn forbidding(self, call: &'static str) -> Self {
+        Self { forbidden: Some(call), ..self }
     }
 
     /// Runs a shell script by rootless `runc`: read-only root, no capability, one mapped id.
@@ -79,6 +87,10 @@ impl Container {
         spec["root"] = json!({"path": self.image.root(world), "readonly": true});
         if !self.network {
             list(&mut spec["linux"]["namespaces"]).push(json!({"type": "network"}));
+        }
+        if let Some(call) = self.forbidden {
+            let rule = json!({"names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::EPERM});
+            spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
         }
         let tmpfs = json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=1777"]});
         list(&mut spec["mounts"]).push(tmpfs);
