@@ -117,6 +117,10 @@ impl Drop for Docker<'_> {
         if !left.is_empty() {
             self.command(&[&["rm", "-f"][..], &left].concat());
         }
+        if let Ok(pid) = std::fs::read_to_string(self.directory.path().join("pid")) {
+            // It is root's, also where a user started it.
+            drop(self.world.as_root("kill").arg(pid.trim()).output());
+        }
         drop(self.daemon.take());
         let mut remove = self.world.as_root("rm");
         remove.arg("-rf").arg(self.directory.path());
