@@ -106,6 +106,24 @@ fn every_git_since_2_30_does_in_a_container_without_a_network_what_it_does_in_th
 }
 
 #[test]
+fn a_signed_push_from_a_container_promises_what_the_broker_knows_by_its_front_end() {
+    let stage = Stage::new();
+    submodule_and_key(&stage);
+    let world = &stage.world;
+    world.git(&stage.private, &["config", "receive.certNonceSeed", "seed"]).ok();
+    let session = ContainerSession::open(world, &stage.project, "allow");
+    let container = Container::new(Image::Trixie, &session.mounts, &session.env);
+    let script = format!(
+        "set -e; cd /tmp; git clone -q {} c; cd c; git commit -q --allow-empty -m s; git push --signed origin HEAD:refs/heads/signed",
+        stage.https.url("r.git")
+    );
+    container.runc(world, &script).ok();
+    assert!(!world.tip(&stage.private, "signed").is_empty());
+    let sent = world.audit().into_iter().find(|record| record["event"] == "push-sent").expect("it was sent");
+    assert_eq!(sent["certificate"]["is"], "ours", "{sent}");
+}
+
+#[test]
 fn rootless_podman_pushes_as_root_as_a_mapped_user_read_only_and_with_a_network() {
     let stage = Stage::new();
     let session = stage.session("allow");

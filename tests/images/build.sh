@@ -2,16 +2,16 @@
 # Builds the root file systems that containers of the tests start from: images/build.sh DIRECTORY.
 #
 # Debian's own git of four releases, and what git needs to run: packages are unpacked, not configured, and what is never
-# read is left out. A root that is there already is kept. Each is a directory NAME and an archive NAME.tar of the same.
+# read is left out. A root that is there already, and is newer than this file, is kept. Each is a directory NAME and an archive NAME.tar of the same.
 set -euo pipefail
 into=$1
 mkdir -p "$into"
 
-# Release, the git that it has, and what else is special about it.
+# Release, the git that it has, and what else is in it: a signed push needs a fingerprint, which git asks of ssh-keygen.
 releases="
 bullseye 2.30
 bookworm 2.39
-trixie   2.47
+trixie   2.47 openssh-client
 sid      2.55
 "
 site=$(apt-get indextargets --format '$(SITE)' 'Origin: Debian' | grep -v security | head -n 1)
@@ -20,10 +20,10 @@ keys=/usr/share/keyrings/debian-archive-keyring.gpg
 source="deb [signed-by=$keys check-valid-until=no] ${site:?apt knows no Debian mirror}"
 
 build() {
-    local release=$1 root="$into/$1" work
+    local release=$1 more=$2 root="$into/$1" work
     work=$(mktemp -d "$into/.$release.XXXXXX")
     # Packages are only unpacked, so no package's own script runs; git-lfs and perl's modules are not what is tested.
-    mmdebstrap --quiet --variant=extract --include=git,dash,coreutils,sed,grep,base-files,findutils,bash,gpgv-,ca-certificates- \
+    mmdebstrap --quiet --variant=extract --include=git,dash,coreutils,sed,grep,base-files,findutils,bash,gpgv-,ca-certificates-,$more \
         --skip=output/dev "$release" "$work/root.tar" "$source $release main" 2>"$work/log" || {
         cat "$work/log" >&2
         return 1
@@ -41,16 +41,18 @@ build() {
     [ -e "$work/root/etc/mtab" ] || ln -s /proc/mounts "$work/root/etc/mtab"
     tar -C "$work/root" -cf "$work/packed.tar" .
     chmod 755 "$work/root"
+    touch "$work/root"
+    rm -rf "$root"
     mv "$work/packed.tar" "$into/$release.tar"
     mv "$work/root" "$root"
     rm -rf "$work"
 }
 
 pids=""
-while read -r release _git; do
+while read -r release _git more; do
     [ -n "$release" ] || continue
-    [ -d "$into/$release" ] && continue
-    build "$release" &
+    [ "$into/$release" -nt "$0" ] && continue
+    build "$release" "$more" &
     pids="$pids $!"
 done <<<"$releases"
 for pid in $pids; do wait "$pid"; done
