@@ -24,6 +24,8 @@ npm            /usr/bin/npm       agents and packages from the registry
 python3-pip    /usr/bin/pip3      packages from the registry
 golang-1.19-go /usr/lib/go-1.19/bin/go  a go that fetches modules
 python3        /usr/bin/python3   the actor that tries to get out of the sandbox
+ripgrep        /usr/bin/rg        what srt looks for files with
+socat          /usr/bin/socat     what srt bridges its proxies with
 rsync          /usr/bin/rsync     a client of the session's ssh-agent
 curl           /usr/bin/curl      another one: libssh2
 gnome-keyring  /usr/bin/gnome-keyring-daemon  a real Secret Service, for credentials that keyhatch keeps

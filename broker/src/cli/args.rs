@@ -336,6 +336,11 @@ pub(crate) enum Format {
     Devcontainer,
     /// Commands for a shell, where the mounts are made by hand.
     Env,
+    /// Settings of srt, the sandbox that Claude Code uses, on this machine: nothing is mounted there. With --name, a second
+    /// call with --format env has the variables.
+    Srt,
+    /// Options of a codex that runs in the container.
+    Codex,
 }
 
 #[derive(Debug, clap::Args)]

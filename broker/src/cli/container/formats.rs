@@ -8,6 +8,7 @@ use keyhatch_policies::rules::Mount;
 use keyhatch_protocol::SessionId;
 use serde::Serialize;
 
+use super::sandboxes;
 use crate::cli::Failure;
 use crate::cli::args::Format;
 use crate::cli::session::clock;
@@ -53,6 +54,8 @@ pub(super) fn render(format: Format, opened: &OpenedContainer, service: &str) ->
         }
         Format::Compose => compose(opened, service)?,
         Format::Devcontainer => devcontainer(opened)?,
+        Format::Srt => sandboxes::srt(opened)?,
+        Format::Codex => sandboxes::codex(),
         Format::Env => opened.env.iter().map(|(k, v)| format!("export {k}={}\n", quoted(v))).collect(),
     })
 }

@@ -6,6 +6,7 @@ mod formats;
 mod line;
 mod open;
 mod options;
+mod sandboxes;
 
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
@@ -28,7 +29,8 @@ pub(crate) fn target(text: &str) -> Result<PathBuf, String> {
 /// Opens a session and prints what is to be mounted and set.
 pub(super) fn open(args: &OpenSession) -> Result<ExitCode, Failure> {
     let format = if args.json { Format::Json } else { args.format };
-    let how = How { lasts: args.lasts, name: args.name.clone(), bound: false, in_place: false };
+    let how =
+        How { lasts: args.lasts, name: args.name.clone(), bound: false, in_place: format == Format::Srt };
     let (_, opened) = open::open(&args.container, how)?;
     if format != Format::Json {
         for warning in &opened.warnings {
