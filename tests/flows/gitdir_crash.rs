@@ -46,8 +46,17 @@ fn whole(twins: &Twins, when: &str) {
 }
 
 fn kill(pid: i32) {
-    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it can be killed");
+    let process = rustix::process::Pid::from_raw(pid).expect("a pid");
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("it can be killed");
+    // Until its last thread is gone, which may wait for a disk, its sockets still take connections.
+    let lives = || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        threads > 1 || !(stat.is_empty() || stat.contains(") Z"))
+    };
+    while lives() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 #[test]
@@ -171,11 +180,10 @@ fn traced(twins: &Twins, options: &[&str]) -> (bool, String) {
     twins.world.wait_until("the session runs", || twins.boxed.join("ready").exists());
     let mut found = None;
     twins.world.wait_until("a keeper runs", || {
-        let broker = twins.world.broker();
-        found = keeper(broker).map(|keeper| (broker, keeper));
+        found = keeper(twins.world.broker());
         found.is_some()
     });
-    let (broker, keeper) = found.expect("it was found");
+    let keeper = found.expect("it was found");
     let log = twins.world.path("strace");
     // The broker lets nobody of its own user look into it.
     let mut strace = Command::new(if rustix::process::getuid().is_root() { "strace" } else { "sudo" });
