@@ -243,11 +243,12 @@ fn the_broker_outlives_the_command_that_started_it_and_holds_nothing_of_its_call
     let world = &stage.world;
     world.static_helper();
     // The reader of the pipe waits until nobody has its other end.
-    let script = "{ keyhatch session open >/dev/null 2>&1 7>&3; } 3>&1 | cat; keyhatch session list";
-    let mut shell = world.command("timeout");
-    shell.current_dir(&stage.project).args(["60", "setsid", "--wait", "bash", "-c", script]);
+    let script =
+        "{ keyhatch session open >/dev/null 2>&1 7>&3; } 3>&1 | timeout 30 cat; echo read ${PIPESTATUS[1]}";
+    let mut shell = world.command("setsid");
+    shell.current_dir(&stage.project).args(["--wait", "bash", "-c", script]);
     let ran = keyhatch_tests::Finished::from(shell.output().expect("a shell runs")).ok();
-    assert!(ran.stdout.contains("default"), "{ran:?}");
+    assert!(ran.stdout.contains("read 0"), "{ran:?}");
     assert!(world.keyhatch(&["session", "list"]).ok().stdout.contains("default"));
 }
 
