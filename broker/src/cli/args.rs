@@ -394,17 +394,17 @@ pub(crate) enum Session {
 const OPEN_HELP: &str = "\
 Examples:
   keyhatch session open --project . --target /work        says what to mount and to set
-  eval \"podman run --rm -it -v \"$PWD\":/work -w /work $(keyhatch session open --target /work --format podman) IMAGE\"
+  eval \"podman run --rm -it -v '$PWD':/work $(keyhatch session open --target /work --format podman) IMAGE\"
   keyhatch session open --json | jq .mounts
   keyhatch session close 1a2b3c4d --container-ended
 
-The image needs git and nothing else: the helper comes with the mounted directory. keyhatch container does all this for one
-command line.";
+The image needs git and nothing else: the helper comes with the mounted directory.
+keyhatch container does all this for one command line.";
 
 const CONTAINER_HELP: &str = "\
 Examples:
   keyhatch container -- podman run --rm -it -v \"$PWD\":/work -w /work IMAGE
   keyhatch container --policy feature-branches -- docker run --rm --network none -v \"$PWD\":/work -w /work IMAGE make
 
-The project's mount is found on the line, and its .git and what the host would run later are covered inside. The session ends
-with the container. Decide in another terminal: keyhatch pending, keyhatch approve ID.";
+The project's mount is found on the line; its .git and what the host would run later are covered.
+The session ends with the container. Decide in another terminal: keyhatch pending, keyhatch approve ID.";
