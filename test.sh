@@ -38,6 +38,7 @@ podman         /usr/bin/podman      containers as their users start them
 crun           /usr/bin/crun        what podman starts them with
 uidmap         /usr/bin/newuidmap   more than one user id in a container without root
 docker.io      /usr/sbin/dockerd    containers with root
+qemu-system-x86 /usr/bin/qemu-system-x86_64  older and newer kernels, in virtual machines
 "
 missing=""
 while read -r package file why; do
@@ -65,6 +66,8 @@ unset GIT_SSL_CAINFO SSL_CERT_FILE CURL_CA_BUNDLE GIT_SSH_COMMAND GIT_CONFIG_PAR
 # Beside the build, which needs the processors where this waits for the network.
 tests/images/build.sh target/images &
 images=$!
+as_root tests/vm/disk.sh &
+disk=$!
 
 # The command line of devcontainers, at the version that was tried.
 npm install --silent --no-audit --no-fund --prefix target/npm @devcontainers/cli@0.89.0
@@ -81,4 +84,5 @@ RUSTDOCFLAGS="-D warnings" step cargo doc -j2 --workspace --no-deps --quiet
 step cargo build -j2 --workspace --quiet
 step packaging/static-helper.sh target/containers
 step wait "$images"
+step wait "$disk"
 step cargo test -j2 --workspace --quiet

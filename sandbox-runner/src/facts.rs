@@ -60,8 +60,8 @@ fn namespaces() -> Mechanism {
 }
 
 fn allow_namespaces() -> &'static str {
-    if Path::new(tier::APPARMOR_RESTRICTION).exists() {
-        "install keyhatch's AppArmor profile (packaging/apparmor/keyhatch-run), or: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+    if Path::new(tier::APPARMOR_RESTRICTION).exists() || tier::apparmor_profile().is_some() {
+        "install keyhatch's AppArmor profile (packaging/apparmor/keyhatch-run), or on Ubuntu: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
     } else {
         "sudo sysctl user.max_user_namespaces=10000, and kernel.unprivileged_userns_clone=1 where it exists; in a container: a seccomp profile that allows unshare and mount"
     }

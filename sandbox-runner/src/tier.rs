@@ -125,6 +125,15 @@ pub(crate) fn trial() -> Result<(), RunError> {
     }
 }
 
+/// The AppArmor profile around this process, without its mode.
+///
+/// Source: apparmor(7), `/proc/PID/attr/apparmor/current`: `NAME (MODE)`, or `unconfined`.
+pub(crate) fn apparmor_profile() -> Option<String> {
+    let told = fs::read_to_string("/proc/self/attr/apparmor/current").ok()?;
+    let name = told.trim().rsplit_once(" (")?.0;
+    Some(name.chars().filter(|letter| !letter.is_control()).collect())
+}
+
 /// Names the switch that forbids namespaces, as far as it can be seen from here.
 pub(crate) fn explain(error: &io::Error) -> String {
     let reads = |file: &str, value: &str| fs::read_to_string(file).is_ok_and(|text| text.trim() == value);
@@ -134,6 +143,8 @@ pub(crate) fn explain(error: &io::Error) -> String {
         "user namespaces are switched off by the sysctl kernel.unprivileged_userns_clone".to_owned()
     } else if reads(APPARMOR_RESTRICTION, "1") {
         "AppArmor restricts user namespaces to programs with a profile".to_owned()
+    } else if let Some(profile) = apparmor_profile().filter(|_| error.raw_os_error() == Some(libc::EACCES)) {
+        format!("AppArmor's profile {profile}, which this runs in, has no rule for user namespaces")
     } else {
         format!("the kernel refuses user namespaces here, as containers do ({error})")
     }
