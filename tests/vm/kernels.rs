@@ -4,17 +4,17 @@
 
 mod machine;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 
-use machine::Machine;
+use machine::{Machine, Program};
 
 /// Suites of this crate that need nothing but a Debian, a user and the programs.
 const SUITES: &[&str] = &["escapes", "tiers", "demo"];
 
 /// The programs and the suites, as built now.
-static PROGRAMS: LazyLock<Vec<PathBuf>> = LazyLock::new(|| {
+static PROGRAMS: LazyLock<Vec<Program>> = LazyLock::new(|| {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).args([
         "test",
@@ -28,11 +28,16 @@ static PROGRAMS: LazyLock<Vec<PathBuf>> = LazyLock::new(|| {
     let messages = String::from_utf8_lossy(&told.stdout).into_owned();
     let executables =
         messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let mut programs: Vec<PathBuf> =
-        executables.filter_map(|message| Some(message["executable"].as_str()?.into())).collect();
+    let mut programs: Vec<Program> = executables
+        .filter_map(|message| {
+            Some((message["target"]["name"].as_str()?.to_owned(), message["executable"].as_str()?.into()))
+        })
+        .collect();
     assert_eq!(programs.len(), SUITES.len(), "{programs:?}");
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug");
-    programs.extend(["keyhatch", "keyhatch-run", "keyhatch-helper"].map(|name| built.join(name)));
+    programs.extend(
+        ["keyhatch", "keyhatch-run", "keyhatch-helper"].map(|name| (name.to_owned(), built.join(name))),
+    );
     programs
 });
 

@@ -10,6 +10,9 @@ use keyhatch_tests::free_port;
 /// Without hardware virtualisation a boot takes half a minute alone, and several times that beside other work.
 const BOOT: Duration = Duration::from_secs(420);
 
+/// What a program is called inside, and where it lies here.
+pub type Program = (String, PathBuf);
+
 /// One running machine; ends when dropped.
 pub struct Machine {
     qemu: Child,
@@ -29,7 +32,7 @@ impl Machine {
     ///
     /// # Panics
     /// When it does not come up.
-    pub fn boot(version: &str, programs: &[PathBuf]) -> Self {
+    pub fn boot(version: &str, programs: &[Program]) -> Self {
         let kernels = directory().join("kernels");
         let names = std::fs::read_dir(&kernels).unwrap_or_else(|_| {
             panic!("there are no kernels: run ./test.sh, which builds them by tests/vm/disk.sh")
@@ -85,20 +88,11 @@ impl Machine {
         Told { text, ok: told.status.success() }
     }
 
-    fn copy(&self, programs: &[PathBuf]) {
+    fn copy(&self, programs: &[Program]) {
         let stripped = tempfile::tempdir().expect("a directory");
-        for program in programs {
-            // Test programs are named for their hash: `escapes-0123abcd`.
-            let name = program.file_stem().and_then(|name| name.to_str()).expect("a name");
-            let name = name.rsplit_once('-').map_or(name, |(name, hash)| {
-                if hash.len() == 16 {
-                    name
-                } else {
-                    program.to_str().expect("a name").rsplit('/').next().expect("a name")
-                }
-            });
-            let to = stripped.path().join(name);
-            let status = Command::new("strip").arg("-o").arg(&to).arg(program).status();
+        for (name, program) in programs {
+            let status =
+                Command::new("strip").arg("-o").arg(stripped.path().join(name)).arg(program).status();
             assert!(status.expect("strip runs").success(), "{}", program.display());
         }
         let tar = Command::new("tar")
