@@ -4,12 +4,10 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use keyhatch_protocol::message::SOCKETS_INSIDE;
+use keyhatch_protocol::message::{SOCKETS_INSIDE, SOCKETS_VARIABLE};
 use rustix::io::Errno;
 use thiserror::Error;
 
-/// Names the directory of the session's sockets, where it is not the usual one.
-const VARIABLE: &str = "KEYHATCH_SOCKETS";
 /// The socket of the front end for git.
 pub(crate) const HTTP: &str = "http.sock";
 
@@ -56,7 +54,7 @@ fn why(error: &io::Error) -> String {
 
 /// The directory of the session's sockets.
 pub(crate) fn directory() -> PathBuf {
-    std::env::var_os(VARIABLE).map_or_else(|| SOCKETS_INSIDE.into(), PathBuf::from)
+    std::env::var_os(SOCKETS_VARIABLE).map_or_else(|| SOCKETS_INSIDE.into(), PathBuf::from)
 }
 
 /// Connects to one of them.

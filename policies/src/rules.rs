@@ -150,6 +150,17 @@ pub struct FileInside {
     pub path: PathBuf,
     /// Its whole content.
     pub content: String,
+    /// What it holds instead where the sandbox has no network of its own (tiers B and C).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridged: Option<String>,
+}
+
+impl FileInside {
+    /// A file that holds the same in every tier.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, content: String) -> Self {
+        Self { path: path.into(), content, bridged: None }
+    }
 }
 
 /// Resource limits by `setrlimit(2)`; none means the user's own.

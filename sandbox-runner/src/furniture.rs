@@ -30,10 +30,14 @@ pub(crate) fn prepare(given: &SandboxRules) -> Result<Furniture, RunError> {
         make(directory)?;
     }
     let names = moved(given, &home);
+    for mount in given.mounts.iter().filter(|mount| mount.target.starts_with("/run")) {
+        lead(&mount.source, &names)?;
+    }
     for file in &given.files {
         let path = beneath(&given.fallback.join("files"), &file.path);
         path.parent().map_or(Ok(()), make)?;
-        fs::write(&path, renamed(&file.content, &names)).map_err(at("write", path.display().to_string()))?;
+        let content = file.bridged.as_ref().unwrap_or(&file.content);
+        fs::write(&path, renamed(content, &names)).map_err(at("write", path.display().to_string()))?;
     }
     for value in rules.env.values_mut() {
         *value = match given.files.iter().find(|file| file.path.as_os_str() == value.as_str()) {
@@ -56,6 +60,21 @@ fn make(directory: &Path) -> Result<(), RunError> {
     made.map_err(at("make", directory.display().to_string()))
 }
 
+/// Leads the links of a session's directory to where their targets are here.
+fn lead(directory: &Path, names: &[(String, String)]) -> Result<(), RunError> {
+    // A single file has no links, and whatever cannot be listed has none that anybody could follow.
+    let links = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    for link in
+        links.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink())).map(|entry| entry.path())
+    {
+        let failed = || at("lead", link.display().to_string());
+        let target = fs::read_link(&link).map_err(failed())?;
+        let here = renamed(&target.to_string_lossy(), names);
+        fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink(here, &link)).map_err(failed())?;
+    }
+    Ok(())
+}
+
 fn beneath(directory: &Path, path: &Path) -> PathBuf {
     directory.join(path.strip_prefix("/").unwrap_or(path))
 }
@@ -69,6 +88,8 @@ fn moved(rules: &SandboxRules, home: &Path) -> Vec<(String, String)> {
         .filter(|mount| mount.source != mount.target && !is_covered(mount, rules))
         .map(|mount| (text(&mount.target), text(&mount.source)))
         .collect();
+    // A name that begins like another stands before it.
+    names.sort_by_key(|(from, _)| std::cmp::Reverse(from.len()));
     names.push((text(&rules.home), text(home)));
     names
 }

@@ -136,6 +136,53 @@ const IN_DELEGATED: &str = "
 echo $$ >/sys/fs/cgroup/delegated/shell/cgroup.procs
 setpriv --reuid 1000 --regid 1000 --clear-groups env -i HOME=/home/kh USER=kh PATH=/usr/bin:/bin KEYHATCH_CGROUP=/sys/fs/cgroup/delegated";
 
+/// The whole path without a namespace: a push, signed, through the session's socket, which Landlock names and no other.
+fn a_push_goes_through_in_tier_b(machine: &Machine) {
+    let ran = machine.run("kh", PUSH);
+    assert!(ran.text.contains("keyhatch: tier B"), "{}", ran.text);
+    for expected in ["rc: 0", "arrived: by the agent", "signature: G", "Permission denied", "other socket: 1"]
+    {
+        assert!(ran.text.contains(expected), "{expected}\n{}", ran.text);
+    }
+}
+
+const PUSH: &str = r#"
+mkdir -p ~/ssh ~/.ssh ~/up && cd ~/ssh
+ssh-keygen -q -t ed25519 -N '' -f host && ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519
+cp ~/.ssh/id_ed25519.pub allowed
+printf '%s\n' 'Port 2222' 'ListenAddress 127.0.0.1' "HostKey $PWD/host" "PidFile $PWD/pid" "AuthorizedKeysFile $PWD/allowed" \
+    'PasswordAuthentication no' 'UsePAM no' 'StrictModes no' 'AcceptEnv GIT_PROTOCOL' >config
+/usr/sbin/sshd -f $PWD/config -E $PWD/log
+echo "[127.0.0.1]:2222 $(cut -d' ' -f1,2 host.pub)" >>~/.ssh/known_hosts
+git config --global user.name Ada && git config --global user.email ada@example.org && git config --global init.defaultBranch main
+git config --global gpg.format ssh && git config --global user.signingKey ~/.ssh/id_ed25519.pub && git config --global commit.gpgSign true
+git init -q --bare ~/up/it.git && git init -q ~/it && cd ~/it && git commit -q --allow-empty -m first
+git remote add origin ssh://kh@127.0.0.1:2222/home/kh/up/it.git && git push -q -u origin main
+cat >~/allow.toml <<'POLICY'
+name = "allow"
+description = "a test"
+[[push]]
+name = "own"
+remote = "{remotes}"
+updates = ["create", "fast-forward"]
+decision = "allow"
+reason = "a test"
+[[fetch]]
+name = "own"
+remote = "{remotes}"
+decision = "allow"
+reason = "a test"
+POLICY
+PATH=/usr/local/bin:/usr/bin:/bin /usr/local/bin/restricted -c '
+keyhatch run --policy ~/allow.toml -- sh -c "
+git commit -q --allow-empty -m \"by the agent\" && git push origin main; echo rc: \$?
+cat /home/kh/.ssh/id_ed25519 2>&1 >/dev/null | grep -o "Permission denied"
+python3 -c \"import socket; socket.socket(socket.AF_UNIX).connect(\\\"$HOME/other\\\")\" 2>/dev/null; echo other socket: \$?"'
+git -C ~/up/it.git log -1 --format='arrived: %s'
+echo "ada@example.org $(cat ~/.ssh/id_ed25519.pub)" >~/signers
+git -C ~/up/it.git -c gpg.ssh.allowedSignersFile=$HOME/signers log -1 --format='signature: %G?' main
+"#;
+
 /// As on Ubuntu: user namespaces are for programs with a profile. Without ours it is tier B at once, and said; with ours it is tier A.
 fn apparmor_decides_the_tier(machine: &Machine) {
     let profile = include_str!("../../packaging/apparmor/keyhatch-run");
@@ -147,6 +194,7 @@ fn apparmor_decides_the_tier(machine: &Machine) {
     let without = machine.run("kh", WITHOUT_NAMESPACES);
     assert!(without.text.contains("unshare: 1"), "the restriction is there: {}", without.text);
     assert!(without.text.contains("keyhatch: tier B: Landlock ABI 11, seccomp"), "{}", without.text);
+    a_push_goes_through_in_tier_b(machine);
     assert!(without.text.contains("AppArmor") && without.text.contains("inside: 1000"), "{}", without.text);
     let loaded = machine.run("root", "apparmor_parser -r /etc/apparmor.d/keyhatch-run");
     assert!(loaded.ok, "{}", loaded.text);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use keyhatch_policies::rules::{FileInside, Limits, Mount, Observe, SandboxRules};
 use keyhatch_policies::{Policy, SessionLimits};
+use keyhatch_protocol::message::{SOCKETS_INSIDE, SOCKETS_VARIABLE};
 
 use super::Failure;
 use crate::control::OpenedSession;
@@ -173,6 +174,7 @@ fn environment(plan: &Plan<'_>, user: &str, home: &Path) -> BTreeMap<String, Str
     // A git that was built with another place for its system configuration finds ours all the same.
     set("GIT_CONFIG_SYSTEM", "/etc/gitconfig");
     set("GIT_TERMINAL_PROMPT", "0");
+    set(SOCKETS_VARIABLE, SOCKETS_INSIDE);
     set("KEYHATCH_SESSION", plan.opened.session.as_str());
     env.extend(plan.opened.env.clone());
     env
@@ -183,7 +185,7 @@ fn system_files(user: &str, home: &Path) -> Vec<FileInside> {
     let uid = rustix::process::getuid().as_raw();
     let gid = rustix::process::getgid().as_raw();
     let home = home.display();
-    let file = |path: &str, content: String| FileInside { path: path.into(), content };
+    let file = |path: &str, content: String| FileInside::new(path, content);
     vec![
         file(
             "/etc/passwd",

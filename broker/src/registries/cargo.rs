@@ -46,8 +46,8 @@ pub(super) fn ask(tools: &Tools) -> Answer {
     }
     if !configuration.is_empty() {
         // cargo looks in every directory above the project too, and the root inside is ours; the home may be the agent's.
-        let path = "/.cargo/config.toml".into();
-        answer.files.push(FileInside { path, content: configuration.to_string() });
+        let path = "/.cargo/config.toml";
+        answer.files.push(FileInside::new(path, configuration.to_string()));
     }
     answer
 }

@@ -151,7 +151,7 @@ impl ProjectGit {
         let mut content = String::new();
         fs::File::open(file).ok()?.take(MAX_EXCLUDES).read_to_string(&mut content).ok()?;
         let setting = Setting { key: "core.excludesfile".into(), value: EXCLUDES_INSIDE.into() };
-        Some((FileInside { path: EXCLUDES_INSIDE.into(), content }, setting))
+        Some((FileInside::new(EXCLUDES_INSIDE, content), setting))
     }
 
     /// A repository's configuration as git lists it: the shared file, then the worktree's own.

@@ -110,7 +110,7 @@ impl Inside {
         let mut list = String::new();
         if let Some(key) = key {
             let line = key.line();
-            self.files.push(FileInside { path: KEY_INSIDE.into(), content: format!("{line}\n") });
+            self.files.push(FileInside::new(KEY_INSIDE, format!("{line}\n")));
             for who in identities.iter().filter(|who| !who.email.contains([' ', ',', '"', '*', '?', '!'])) {
                 let entry = format!("{} namespaces=\"git\" {line}\n", who.email);
                 if !list.contains(&entry) {
@@ -122,7 +122,7 @@ impl Inside {
         if let Some(text) = signers.and_then(|path| ssh::read_text(&ssh::expanded(path), MAX_SIGNERS)) {
             list.push_str(&text);
         }
-        self.files.push(FileInside { path: SIGNERS_INSIDE.into(), content: list });
+        self.files.push(FileInside::new(SIGNERS_INSIDE, list));
         self.set("gpg.ssh.allowedsignersfile", SIGNERS_INSIDE);
     }
 }

@@ -7,6 +7,9 @@ use crate::SignatureFormat;
 /// Where a session's sockets are, in a sandbox that keyhatch made.
 pub const SOCKETS_INSIDE: &str = "/run/keyhatch";
 
+/// The variable that names that directory where it has another name.
+pub const SOCKETS_VARIABLE: &str = "KEYHATCH_SOCKETS";
+
 /// The name of the socket that these messages go through, in the directory of the session's sockets.
 pub const SOCKET_NAME: &str = "broker.sock";
 

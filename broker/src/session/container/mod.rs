@@ -17,7 +17,7 @@ use keyhatch_policies::network::NetworkMode;
 use keyhatch_policies::rules::{FileInside, Mount};
 use keyhatch_policies::{Policy, Project, ProjectAccess};
 use keyhatch_protocol::SessionId;
-use keyhatch_protocol::message::SOCKET_NAME;
+use keyhatch_protocol::message::{SOCKET_NAME, SOCKETS_VARIABLE};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -41,8 +41,6 @@ const BROKERED: &str = "gitconfig-brokered";
 const OVER_HTTP: &str = "gitconfig-http";
 /// What is mounted over the image's own, where that is asked for: it cannot include what it covers.
 const OVER_ETC: &str = "gitconfig-etc";
-/// Says where the directory is, where it is not the usual place.
-const SOCKETS_VARIABLE: &str = "KEYHATCH_SOCKETS";
 /// The image's own.
 const ETC: &str = "/etc/gitconfig";
 /// The host in rewritten URLs: git's ssh is the helper, which hands the stream to `http.sock`.
@@ -214,7 +212,7 @@ fn write_files(content: Content<'_>, inside: &str) -> io::Result<()> {
         fs::write(sockets.join(name), text)?;
         fs::set_permissions(sockets.join(name), fs::Permissions::from_mode(0o644))
     };
-    for FileInside { path, content } in files {
+    for FileInside { path, content, bridged: _ } in files {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         write(name, &content)?;
         for setting in preferences.iter_mut().filter(|setting| Path::new(&setting.value) == path) {
