@@ -7,7 +7,7 @@
 mod theatre;
 
 use keyhatch_tests::World;
-use theatre::{Act, Theatre};
+use theatre::{Act, BEFORE_SCOPES, Theatre};
 
 /// What fails on any kernel of today's without a sandbox too, by the kernel's own settings on some machines. Nothing else
 /// is excused.
@@ -26,6 +26,9 @@ const KERNEL_MAY_REFUSE: &[&str] = &[
     "makes_a_ping_socket",
 ];
 
+/// System calls that a kernel as old as 6.1 does not have: `ENOSYS`, and nothing else, excuses these.
+const NEWER_THAN_SOME: &[&str] = &["calls_what_no_list_knows", "leaves_a_setuid_file_by_fchmodat2"];
+
 #[test]
 fn every_act_works_without_the_sandbox_and_none_works_within() {
     let theatre = Theatre::new(World::new());
@@ -34,13 +37,13 @@ fn every_act_works_without_the_sandbox_and_none_works_within() {
     let names: Vec<&String> = plainly.iter().map(|act| &act.name).collect();
     assert!(names.len() >= 82, "{} acts", names.len());
     assert_eq!(names, confined.iter().map(|act| &act.name).collect::<Vec<_>>());
-    let harmless: Vec<&Act> = plainly
-        .iter()
-        .filter(|act| !act.happened && !KERNEL_MAY_REFUSE.contains(&act.name.as_str()))
-        .collect();
+    let excused = |act: &Act| {
+        KERNEL_MAY_REFUSE.contains(&act.name.as_str())
+            || NEWER_THAN_SOME.contains(&act.name.as_str()) && act.detail.contains("[Errno 38]")
+    };
+    let harmless: Vec<&Act> = plainly.iter().filter(|act| !act.happened && !excused(act)).collect();
     assert!(harmless.is_empty(), "these prove nothing, they fail without a sandbox: {harmless:#?}");
-    let escaped: Vec<&Act> = confined.iter().filter(|act| act.happened).collect();
-    assert!(escaped.is_empty(), "{} of {} got out: {escaped:#?}", escaped.len(), confined.len());
+    none_got_out(&theatre, &confined);
 }
 
 #[test]
@@ -49,6 +52,12 @@ fn with_an_observer_that_looks_at_paths_too_no_act_gets_out_either() {
     let keyhatch = theatre.world.path("bin/keyhatch").to_string_lossy().into_owned();
     let played = theatre.play_behind(&[&keyhatch, "run", "--explain", "--"]);
     assert!(played.len() >= 82, "{} acts", played.len());
-    let escaped: Vec<&Act> = played.iter().filter(|act| act.happened).collect();
+    none_got_out(&theatre, &played);
+}
+
+fn none_got_out(theatre: &Theatre, played: &[Act]) {
+    let scopes = theatre.landlock() >= 6;
+    let got_out = |act: &&Act| act.happened && (scopes || act.name != BEFORE_SCOPES);
+    let escaped: Vec<&Act> = played.iter().filter(got_out).collect();
     assert!(escaped.is_empty(), "{} of {} got out: {escaped:#?}", escaped.len(), played.len());
 }

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 static PLAYS: AtomicU32 = AtomicU32::new(0);
 
+/// Below Landlock ABI 6 there is no scope for signals: the process that watches can be signalled, and takes no harm.
+pub const BEFORE_SCOPES: &str = "signals_the_process_that_watches";
+
 /// What the stage saw of one act.
 #[derive(Debug)]
 #[allow(dead_code, reason = "printed where a test fails")]
@@ -93,6 +96,15 @@ impl Theatre {
         let acts = told["acts"].as_object().expect("acts");
         assert!(!acts.is_empty(), "nothing was played: {told:#}");
         acts.iter().map(|(name, act)| read(name, act)).collect()
+    }
+
+    /// The kernel's Landlock, as the doctor tells it.
+    pub fn landlock(&self) -> u64 {
+        let told = self.world.keyhatch(&["doctor", "--json"]).ok();
+        let told: Value = serde_json::from_str(&told.stdout).expect("JSON");
+        let mut mechanisms = told["mechanisms"].as_array().expect("mechanisms").iter();
+        let landlock = mechanisms.find(|mechanism| mechanism["name"] == "Landlock").expect("Landlock");
+        landlock["state"]["version"].as_u64().unwrap_or(0)
     }
 
     fn stage(&self) -> Command {
