@@ -15,7 +15,7 @@ fn the_demo_plays_without_a_human_and_leaves_nothing_behind() {
         "fast-forward  refs/heads/main",
         "+    println!(\"Hello, Ada!\");",
         "push-sending",
-        "4 lines, each follows from the one before",
+        " lines, each follows from the one before",
         "The agent read no key, reached no network, and pushed what you approved.",
     ] {
         assert!(demo.all().contains(expected), "{expected}\n{demo:#?}");
