@@ -14,6 +14,9 @@ use crate::ruleset::{Grant, May, devices};
 /// Files of the host that name users and services and no secret; tools cannot do without.
 const PUBLIC: &[&str] = &["/etc/passwd", "/etc/group", "/etc/hosts", "/etc/nsswitch.conf"];
 
+/// Where files of the session's lie that its git configuration names.
+const OURS: &[&str] = &["/etc/keyhatch", "/etc/gitexcludes"];
+
 /// The rules as they hold here, what may be reached, and what the user should know.
 pub(crate) struct Furniture {
     pub rules: SandboxRules,
@@ -47,6 +50,7 @@ pub(crate) fn prepare(given: &SandboxRules) -> Result<Furniture, RunError> {
     }
     rules.env.insert("TMPDIR".into(), tmp.to_string_lossy().into_owned());
     if let Some((directory, tree)) = own_git_directory(given) {
+        borrow(directory, &names)?;
         rules.env.insert("GIT_DIR".into(), directory.to_string_lossy().into_owned());
         rules.env.insert("GIT_WORK_TREE".into(), tree.to_string_lossy().into_owned());
     }
@@ -75,6 +79,17 @@ fn lead(directory: &Path, names: &[(String, String)]) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Lets a session's git directory borrow objects from where they are here: gitrepository-layout(5), `objects/info/alternates`.
+fn borrow(directory: &Path, names: &[(String, String)]) -> Result<(), RunError> {
+    let alternates = directory.join("objects/info/alternates");
+    match fs::read_to_string(&alternates) {
+        Ok(stores) => fs::write(&alternates, renamed(&stores, names)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+    .map_err(at("write", alternates.display().to_string()))
+}
+
 fn beneath(directory: &Path, path: &Path) -> PathBuf {
     directory.join(path.strip_prefix("/").unwrap_or(path))
 }
@@ -88,6 +103,11 @@ fn moved(rules: &SandboxRules, home: &Path) -> Vec<(String, String)> {
         .filter(|mount| mount.source != mount.target && !is_covered(mount, rules))
         .map(|mount| (text(&mount.target), text(&mount.source)))
         .collect();
+    let files = rules.files.iter().filter(|file| is_ours(&file.path));
+    names.extend(files.map(|file| {
+        let here = beneath(&rules.fallback.join("files"), &file.path);
+        (text(&file.path), text(&here))
+    }));
     // A name that begins like another stands before it.
     names.sort_by_key(|(from, _)| std::cmp::Reverse(from.len()));
     names.push((text(&rules.home), text(home)));
@@ -101,12 +121,16 @@ fn is_covered(mount: &Mount, rules: &SandboxRules) -> bool {
     })
 }
 
+fn is_ours(path: &Path) -> bool {
+    OURS.iter().any(|ours| path.starts_with(ours))
+}
+
 fn renamed(text: &str, names: &[(String, String)]) -> String {
     // The home is the last of the names, and only whole: the project may be below it, at its own path.
     names.iter().fold(text.to_owned(), |text, (from, to)| {
         if text == *from {
             to.clone()
-        } else if from.starts_with("/run/") {
+        } else if from.starts_with("/run/") || is_ours(Path::new(from)) {
             text.replace(from, to)
         } else {
             text

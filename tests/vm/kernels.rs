@@ -141,14 +141,20 @@ setpriv --reuid 1000 --regid 1000 --clear-groups env -i HOME=/home/kh USER=kh PA
 fn a_push_goes_through_in_tier_b(machine: &Machine) {
     let ran = machine.run("kh", PUSH);
     assert!(ran.text.contains("keyhatch: tier B"), "{}", ran.text);
-    for expected in ["rc: 0", "arrived: by the agent", "signature: G", "Permission denied", "other socket: 1"]
-    {
+    for expected in [
+        "rc: 0",
+        "arrived: by the agent",
+        "signature: G",
+        "seen inside: G",
+        "cat: /home/kh/.ssh/id_ed25519: Permission denied",
+        "PermissionError: [Errno 13] Permission denied",
+    ] {
         assert!(ran.text.contains(expected), "{expected}\n{}", ran.text);
     }
 }
 
 const PUSH: &str = r#"
-mkdir -p ~/ssh ~/.ssh ~/up && cd ~/ssh
+umask 022; mkdir -p ~/ssh ~/.ssh ~/up && cd ~/ssh
 ssh-keygen -q -t ed25519 -N '' -f host && ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519
 cp ~/.ssh/id_ed25519.pub allowed
 printf '%s\n' 'Port 2222' 'ListenAddress 127.0.0.1' "HostKey $PWD/host" "PidFile $PWD/pid" "AuthorizedKeysFile $PWD/allowed" \
@@ -174,11 +180,13 @@ remote = "{remotes}"
 decision = "allow"
 reason = "a test"
 POLICY
-PATH=/usr/local/bin:/usr/bin:/bin /usr/local/bin/restricted -c '
-keyhatch run --policy ~/allow.toml -- sh -c "
-git commit -q --allow-empty -m \"by the agent\" && git push origin main; echo rc: \$?
-cat /home/kh/.ssh/id_ed25519 2>&1 >/dev/null | grep -o "Permission denied"
-python3 -c \"import socket; socket.socket(socket.AF_UNIX).connect(\\\"$HOME/other\\\")\" 2>/dev/null; echo other socket: \$?"'
+cat >inside.sh <<'INSIDE'
+git commit -q --allow-empty -m 'by the agent' && git push origin main; echo "rc: $?"
+git log -1 --format='seen inside: %G?'
+cat /home/kh/.ssh/id_ed25519
+python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect("/run/user/1000/keyhatch/control.sock")' 2>&1 | tail -1
+INSIDE
+PATH=/usr/local/bin:/usr/bin:/bin /usr/local/bin/restricted -c 'keyhatch run --policy ~/allow.toml -- sh inside.sh' 2>&1
 git -C ~/up/it.git log -1 --format='arrived: %s'
 echo "ada@example.org $(cat ~/.ssh/id_ed25519.pub)" >~/signers
 git -C ~/up/it.git -c gpg.ssh.allowedSignersFile=$HOME/signers log -1 --format='signature: %G?' main
