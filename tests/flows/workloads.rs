@@ -211,6 +211,37 @@ fn real_agents_start_under_their_presets_and_find_their_home_again() {
 }
 
 #[test]
+fn aider_starts_under_its_preset_as_pipx_installs_it() {
+    const PACKAGE: &str = "aider-chat==0.86.2";
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/presets/aider");
+    if !venv.join("bin/aider").exists() {
+        let python = venv.join("bin/python");
+        for command in [
+            Command::new("/usr/bin/python3").args(["-m", "venv", "--without-pip"]).arg(&venv),
+            Command::new("/usr/bin/pip3").arg("--python").arg(&python).args(["install", "--quiet", PACKAGE]),
+        ] {
+            let output = command.output().expect("python runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    let world = World::new();
+    for directory in ["home/.local", "home/.local/share", "home/.local/share/pipx"] {
+        world.make_directory(directory);
+    }
+    let pipx = world.make_directory("home/.local/share/pipx/venvs");
+    let copied = Command::new("cp").arg("-al").arg(&venv).arg(pipx.join("aider-chat")).status();
+    assert!(copied.expect("cp runs").success());
+    let project = world.project("p", "https://h.example/p.git");
+    let script =
+        "~/.local/share/pipx/venvs/aider-chat/bin/python -m aider --version; env | grep AIDER | sort";
+    let ran = world.run(&project, "aider", script).ok();
+    assert_eq!(
+        ran.stdout, "__main__.py 0.86.2\nAIDER_ANALYTICS=false\nAIDER_CHECK_UPDATE=false\n",
+        "{ran:?}"
+    );
+}
+
+#[test]
 fn languages_run_under_their_presets() {
     let world = World::new();
     let project = world.project("p", "https://h.example/p.git");
@@ -220,6 +251,4 @@ fn languages_run_under_their_presets() {
         "/usr/bin/python3 -m venv --without-pip v && ./v/bin/python -c 'import ssl, sqlite3; print(6 * 7)'";
     let python = world.run(&project, "python", venv).ok();
     assert_eq!(python.stdout, "42\n");
-    let aider = world.run(&project, "aider", "env | grep AIDER | sort").ok();
-    assert_eq!(aider.stdout, "AIDER_ANALYTICS=false\nAIDER_CHECK_UPDATE=false\n");
 }

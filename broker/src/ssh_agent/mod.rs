@@ -1,7 +1,7 @@
 //! An ssh-agent for the agent's side: it lists the keys that policy names, and signs logins to hosts that policy names.
 //!
 //! Comes in: the agent protocol on `agent.sock`, from untrusted processes. A login is signed only on a connection that
-//! was bound to a server by that server's own signature (`session-bind@openssh.com`, or seen by [`witness`] where the
+//! was bound to a server by that server's own signature (`session-bind@openssh.com`, or seen by `witness` where the
 //! client does not send it), when known_hosts has the server's key under a named host. Everything else is refused: SSHSIG blobs, forwarding, adding, removing, locking, extensions.
 
 pub(crate) mod hosts;
