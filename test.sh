@@ -23,6 +23,7 @@ nodejs         /usr/bin/node      servers of that network, and what agents are w
 npm            /usr/bin/npm       agents and packages from the registry
 python3-pip    /usr/bin/pip3      packages from the registry
 golang-1.19-go /usr/lib/go-1.19/bin/go  a go that fetches modules
+chromium       /usr/bin/chromium  a browser, headless, as agents use it
 python3        /usr/bin/python3   the actor that tries to get out of the sandbox
 ripgrep        /usr/bin/rg        what srt looks for files with
 socat          /usr/bin/socat     what srt bridges its proxies with

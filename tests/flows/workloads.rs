@@ -242,6 +242,19 @@ fn aider_starts_under_its_preset_as_pipx_installs_it() {
 }
 
 #[test]
+fn chromium_runs_headless_once_it_is_told_that_the_sandbox_is_around_it() {
+    let world = World::new();
+    let project = world.project("p", "https://h.example/p.git");
+    world.write("p/page.html", "<p id=x>six times seven</p><script>x.textContent = 6 * 7</script>");
+    let script = "chromium --headless --no-sandbox --disable-gpu --dump-dom file://$PWD/page.html 2>/dev/null; \
+                  chromium --headless --disable-gpu --dump-dom file://$PWD/page.html 2>&1 | grep -o 'No usable sandbox'";
+    let ran = world.run(&project, "default", script);
+    assert!(ran.stdout.contains("<p id=\"x\">42</p>"), "{ran:?}");
+    // Its own sandbox wants namespaces, which no command inside can make.
+    assert!(ran.stdout.ends_with("No usable sandbox\n"), "{ran:?}");
+}
+
+#[test]
 fn languages_run_under_their_presets() {
     let world = World::new();
     let project = world.project("p", "https://h.example/p.git");

@@ -25,6 +25,8 @@ const SYSTEM: &[&str] = &[
     "/etc/alternatives",
     "/etc/bash.bashrc",
     "/etc/ca-certificates",
+    // Debian's start script of chromium reads its flags there.
+    "/etc/chromium.d",
     "/etc/debian_version",
     "/etc/fonts",
     "/etc/inputrc",
