@@ -102,7 +102,7 @@ fn limits_are_the_cgroups(machine: &Machine, way: &str, enter: &str) {
 }
 
 const LIMITS: &str = r#"
-mkdir -p ~/p && cd ~/p
+umask 022; mkdir -p ~/p && cd ~/p
 cat >~/tight.toml <<'POLICY'
 name = "tight"
 description = "a test"
