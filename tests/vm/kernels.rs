@@ -44,7 +44,7 @@ static PROGRAMS: LazyLock<Vec<Program>> = LazyLock::new(|| {
 #[test]
 fn the_sandbox_holds_on_linux_6_1_and_its_cgroups_do() {
     let machine = Machine::boot("6.1.", &PROGRAMS);
-    holds(&machine, 2, &["escapes", "demo"]);
+    holds(&machine, 2, &["escapes every_act", "demo"]);
     limits_are_the_cgroups(&machine, "the user's systemd", "");
     machine.run("root", DELEGATE);
     limits_are_the_cgroups(&machine, "a delegated directory", IN_DELEGATED);
@@ -53,7 +53,7 @@ fn the_sandbox_holds_on_linux_6_1_and_its_cgroups_do() {
 #[test]
 fn the_sandbox_holds_on_linux_6_12() {
     let machine = Machine::boot("6.12.", &PROGRAMS);
-    holds(&machine, 6, &["escapes"]);
+    holds(&machine, 6, &["escapes every_act"]);
     limits_are_the_cgroups(&machine, "the user's systemd", "");
 }
 
