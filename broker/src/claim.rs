@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use keyhatch_protocol::message::BRIDGE_URL;
+use keyhatch_protocol::message::BRIDGE_BASE;
 use keyhatch_protocol::signable::{PushCertificate, SignedObject, split_tag};
 use keyhatch_protocol::{ObjectFormat, ObjectId, RefName, RefUpdate, RefUpdateError, Remote};
 use thiserror::Error;
@@ -114,7 +114,8 @@ impl Certificate {
     pub fn is_for(&self, remote: &Remote) -> bool {
         let Some(pushee) = &self.promise.pushee else { return true };
         let by_port = pushee.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.split_once('/'));
-        let by_bridge = pushee.strip_prefix(BRIDGE_URL).map(|path| ("", path));
+        let by_bridge =
+            pushee.strip_prefix(BRIDGE_BASE).and_then(|rest| rest.strip_prefix('/')).map(|path| ("", path));
         let named = match by_port.or(by_bridge) {
             Some((_, path)) => Remote::from_front_end(path),
             None => Remote::parse(pushee),

@@ -84,7 +84,7 @@ fn again(session: &Session, project: Option<PathBuf>) -> Reply {
         }
         _ => failed(
             &format!("a session of that name is open for {}", session.directory.display()),
-            "keyhatch session close NAME ends it; or choose another name",
+            &format!("keyhatch session close {} ends it; or choose another name", session.id),
         ),
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use keyhatch_policies::rules::{FileInside, Mount, NetworkInside};
 use keyhatch_policies::{GitDirectory, Policy, Project, ProjectAccess, Terms};
-use keyhatch_protocol::message::BRIDGE_URL;
+use keyhatch_protocol::message::BRIDGE_BASE;
 use keyhatch_protocol::{Identity, ObjectId, Remote, SessionId};
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
@@ -219,7 +219,7 @@ impl Session {
         let preferences = [git.preferences, signs.settings, Vec::from_iter(excluding)].concat();
         let inside = |base: &str| git_config::inside(policy, &self.project, &preferences, base);
         // Without a network of its own there is no loopback to listen on: git's ssh goes by the session's socket.
-        let bridged = on_host.is_none().then(|| inside(BRIDGE_URL.trim_end_matches('/')));
+        let bridged = on_host.is_none().then(|| inside(BRIDGE_BASE));
         let mut furniture = Furniture {
             mounts,
             files: vec![FileInside { bridged, ..FileInside::new("/etc/gitconfig", inside(front_end)) }],

@@ -16,8 +16,8 @@ pub const SOCKET_NAME: &str = "broker.sock";
 /// The host that a container's git configuration rewrites brokered remotes to: nothing but the helper's ssh goes there.
 pub const BRIDGE_HOST: &str = "keyhatch";
 
-/// What stands before `SCHEME/AUTHORITY/PATH` in such a remote.
-pub const BRIDGE_URL: &str = "ssh://keyhatch/";
+/// What stands before `/SCHEME/AUTHORITY/PATH` in such a remote.
+pub const BRIDGE_BASE: &str = "ssh://keyhatch";
 
 /// The version that both ends must speak.
 pub const VERSION: u32 = 1;

@@ -17,7 +17,7 @@ use keyhatch_policies::network::NetworkMode;
 use keyhatch_policies::rules::{FileInside, Mount};
 use keyhatch_policies::{Policy, Project, ProjectAccess};
 use keyhatch_protocol::SessionId;
-use keyhatch_protocol::message::{SOCKET_NAME, SOCKETS_VARIABLE};
+use keyhatch_protocol::message::{BRIDGE_BASE, SOCKET_NAME, SOCKETS_VARIABLE};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -43,8 +43,6 @@ const OVER_HTTP: &str = "gitconfig-http";
 const OVER_ETC: &str = "gitconfig-etc";
 /// The image's own.
 const ETC: &str = "/etc/gitconfig";
-/// The host in rewritten URLs: git's ssh is the helper, which hands the stream to `http.sock`.
-const BRIDGE: &str = "ssh://keyhatch";
 
 /// What a container's session is opened with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,10 +238,10 @@ fn write_files(content: Content<'_>, inside: &str) -> io::Result<()> {
     let included = vec![Setting { key: "include.path".into(), value: ETC.into() }];
     let loopback = format!("http://127.0.0.1:{FRONT_END_PORT}");
     for (name, parts) in [
-        (CONFIG, [included.clone(), preferences.clone(), place(BRIDGE)]),
-        (OVER_ETC, [Vec::new(), older, place(BRIDGE)]),
+        (CONFIG, [included.clone(), preferences.clone(), place(BRIDGE_BASE)]),
+        (OVER_ETC, [Vec::new(), older, place(BRIDGE_BASE)]),
         (OVER_HTTP, [included, preferences, place(&loopback)]),
-        (BROKERED, [Vec::new(), programs, place(BRIDGE)]),
+        (BROKERED, [Vec::new(), programs, place(BRIDGE_BASE)]),
     ] {
         write(name, &git_config::render(&parts.concat()))?;
     }
