@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use keyhatch_tests::{Docker, Finished, Image, SshServer, SshVersion, World};
+use keyhatch_tests::{Docker, Finished, Image, SshServer, World};
 
 struct Stage {
     world: World,
@@ -13,12 +13,9 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
-        let world = World::new();
+        let (world, _server, upstream, project) = World::behind_ssh();
         world.static_helper();
-        let server = SshServer::start(&world, SshVersion::V2);
-        let upstream = world.upstream("r.git", "sha1");
-        let project = world.project("p", &server.url(&upstream));
-        Self { world, _server: server, upstream, project }
+        Self { world, _server, upstream, project }
     }
 
     fn container(&self, arguments: &[&str]) -> std::process::Command {

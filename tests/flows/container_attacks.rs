@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use keyhatch_tests::{Container, ContainerSession, Docker, Finished, Image, SshServer, SshVersion, World};
+use keyhatch_tests::{Container, ContainerSession, Docker, Finished, Image, SshServer, World};
 
 struct Stage {
     world: World,
@@ -14,14 +14,11 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
-        let world = World::new();
-        let server = SshServer::start(&world, SshVersion::V2);
-        let upstream = world.upstream("r.git", "sha1");
-        let project = world.project("p", &server.url(&upstream));
+        let (world, _server, upstream, project) = World::behind_ssh();
         // A container's other uids must get into it; whom the user lets in is the user's business.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&project, open).expect("a mode");
-        Self { world, _server: server, upstream, project }
+        Self { world, _server, upstream, project }
     }
 
     fn session(&self, policy: &str) -> (ContainerSession, Container) {

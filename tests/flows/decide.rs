@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use keyhatch_tests::{Running, SshServer, SshVersion, World};
+use keyhatch_tests::{Running, SshServer, World};
 use serde_json::Value;
 
 struct Scene {
@@ -14,11 +14,8 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let world = World::new();
-        let server = SshServer::start(&world, SshVersion::V2);
-        let upstream = world.upstream("r.git", "sha1");
-        let project = world.project("p", &server.url(&upstream));
-        Self { world, _server: server, upstream, project }
+        let (world, _server, upstream, project) = World::behind_ssh();
+        Self { world, _server, upstream, project }
     }
 
     fn push(&self, policy: &str) -> Running {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use keyhatch_tests::{Container, ContainerSession, Image, Mount, SshServer, SshVersion, World};
+use keyhatch_tests::{Container, ContainerSession, Image, Mount, SshServer, World};
 
 /// A user with a project whose remote asks for a key.
 struct Stage {
@@ -14,11 +14,8 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
-        let world = World::new();
-        let server = SshServer::start(&world, SshVersion::V2);
-        let upstream = world.upstream("r.git", "sha1");
-        let project = world.project("p", &server.url(&upstream));
-        Self { world, _server: server, upstream, project }
+        let (world, _server, upstream, project) = World::behind_ssh();
+        Self { world, _server, upstream, project }
     }
 
     /// A session whose project is at `/work` inside, and the container that has both.

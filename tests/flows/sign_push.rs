@@ -35,10 +35,7 @@ fn commit<'v>(request: &'v Value, subject: &str) -> &'v Value {
 
 #[test]
 fn a_push_says_of_each_commit_whether_its_signature_is_ours_foreign_or_bad() {
-    let world = World::new();
-    let server = SshServer::start(&world, SshVersion::V2);
-    let upstream = world.upstream("r.git", "sha1");
-    let project = world.project("p", &server.url(&upstream));
+    let (world, _server, _upstream, project) = World::behind_ssh();
     let (ours, theirs) = (signing(&world, "ours"), signing(&world, "theirs"));
     config(&world, &[("gpg.format", "ssh"), ("user.signingkey", &ours.display().to_string())]);
     let foreign = format!("user.signingkey={}", theirs.display());
@@ -94,10 +91,7 @@ fn tag<'v>(request: &'v Value, name: &str) -> &'v Value {
 
 #[test]
 fn a_push_says_of_each_tag_whether_its_signature_is_ours_foreign_or_bad() {
-    let world = World::new();
-    let server = SshServer::start(&world, SshVersion::V2);
-    let upstream = world.upstream("r.git", "sha1");
-    let project = world.project("p", &server.url(&upstream));
+    let (world, _server, upstream, project) = World::behind_ssh();
     let (ours, theirs) = (signing(&world, "ours"), signing(&world, "theirs"));
     config(&world, &[("gpg.format", "ssh"), ("user.signingkey", &ours.display().to_string())]);
     let foreign = format!("user.signingkey={}", theirs.display());
@@ -195,10 +189,7 @@ impl Checking {
 
 #[test]
 fn a_signed_push_over_ssh_answers_the_nonce_on_the_connection_that_gave_it() {
-    let world = World::new();
-    let server = SshServer::start(&world, SshVersion::V2);
-    let upstream = world.upstream("r.git", "sha1");
-    let project = world.project("p", &server.url(&upstream));
+    let (world, _server, upstream, project) = World::behind_ssh();
     let checking = Checking::new(&world, upstream, project, None);
     let push = world.start(&checking.project, "default", "git push --signed origin main");
     Checking::approve_later(&world);

@@ -1,6 +1,6 @@
 //! A real OpenSSH server, run by the user on loopback.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::ports::wait_for;
@@ -79,5 +79,20 @@ impl SshServer {
     #[must_use]
     pub fn alias_url(&self, repository: &Path) -> String {
         format!("work:{}", repository.display())
+    }
+}
+
+impl World {
+    /// A user with a project whose only remote asks for a key over ssh: the server, the upstream and the project.
+    ///
+    /// # Panics
+    /// When the server does not start.
+    #[must_use]
+    pub fn behind_ssh() -> (Self, SshServer, PathBuf, PathBuf) {
+        let world = Self::new();
+        let server = SshServer::start(&world, SshVersion::V2);
+        let upstream = world.upstream("r.git", "sha1");
+        let project = world.project("p", &server.url(&upstream));
+        (world, server, upstream, project)
     }
 }
