@@ -23,14 +23,14 @@ use super::{Kind, Login};
 const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
 /// A login is kept for the requests of one git command, not longer.
 const LOGIN_LASTS: Duration = Duration::from_secs(120);
+/// Logins in the environment: for the credential helpers, and no other program.
+const TOKENS: &[&str] = &["GH_TOKEN", "GITHUB_TOKEN"];
 /// The user's variables that helpers, keyrings and ssh need.
 const KEPT: &[&str] = &[
     "DBUS_SESSION_BUS_ADDRESS",
     "DISPLAY",
     "GH_CONFIG_DIR",
     "GH_HOST",
-    "GH_TOKEN",
-    "GITHUB_TOKEN",
     "GNUPGHOME",
     "HOME",
     "LANG",
@@ -88,6 +88,7 @@ impl std::fmt::Debug for HiddenHeader {
 #[derive(Debug)]
 pub struct HostGit {
     environment: Vec<(OsString, OsString)>,
+    tokens: Vec<(OsString, OsString)>,
     /// Made by [`HostGit::fill`], dropped by age or by [`HostGit::reject`]. A key without login says "asks for one".
     logins: Mutex<HashMap<String, Known>>,
     settings: Mutex<HashMap<String, HttpSettings>>,
@@ -108,6 +109,7 @@ impl HostGit {
         let kept = |name: &&str| std::env::var_os(name).map(|value| (OsString::from(*name), value));
         Self {
             environment: KEPT.iter().filter_map(kept).collect(),
+            tokens: TOKENS.iter().filter_map(kept).collect(),
             logins: Mutex::default(),
             settings: Mutex::default(),
         }
@@ -186,6 +188,7 @@ impl HostGit {
     ) -> Result<Option<Zeroizing<String>>, CredentialError> {
         let mut child = self
             .program("git")
+            .envs(self.tokens.iter().map(|(name, value)| (name, value)))
             // A helper that opens a window would ask about something that the user did not start.
             .args(["-c", "credential.interactive=false", "credential", verb])
             .stdin(Stdio::piped())
@@ -267,6 +270,27 @@ fn parse(answer: &Zeroizing<String>) -> Option<Login> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_token_of_the_environment_is_for_the_credential_helpers_alone() {
+        let home = tempfile::tempdir().expect("a directory");
+        let helper = "!f() { echo username=u; echo password=$GITHUB_TOKEN; }; f";
+        let file = home.path().join(".gitconfig");
+        std::fs::write(file, format!("[credential]\n\thelper = \"{helper}\"\n")).expect("a configuration");
+        let variable = |name: &str, value: &std::ffi::OsStr| (OsString::from(name), value.to_owned());
+        let path = std::env::var_os("PATH").expect("a path");
+        let git = HostGit {
+            environment: vec![variable("HOME", home.path().as_os_str()), variable("PATH", &path)],
+            tokens: vec![variable("GITHUB_TOKEN", "canary".as_ref())],
+            logins: Mutex::default(),
+            settings: Mutex::default(),
+        };
+        let shown = git.program("env").output().await.expect("env runs");
+        assert!(!String::from_utf8_lossy(&shown.stdout).contains("canary"), "{shown:?}");
+        let remote = Remote::parse("https://h.example/r.git").expect("a remote");
+        let login = git.fill(&remote).await.expect("the helper answers");
+        assert_eq!(login.authorization().expose_secret(), "Basic dTpjYW5hcnk=");
+    }
 
     #[test]
     fn an_answer_is_a_password_or_a_header() {
