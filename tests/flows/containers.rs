@@ -337,3 +337,36 @@ fn status_names_the_wall_that_somebody_else_built() {
         assert!(lines.len() == 2 && said.stderr.contains("--format srt"), "{said:?}");
     }
 }
+
+#[test]
+fn codexs_own_sandbox_in_a_container_pushes_with_the_printed_options_and_is_named_without_them() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    let session = stage.session("allow");
+    let mut format = world.command(world.path("bin/keyhatch"));
+    format.current_dir(&stage.project).args(["session", "open", "--format", "codex"]);
+    let options = keyhatch_tests::Finished::from(format.output().expect("keyhatch runs")).ok().stdout;
+    let package = keyhatch_tests::npm_package("@openai/codex@0.169.0");
+    let programs = "lib/node_modules/@openai/codex/node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl";
+    let mounts =
+        [&session.mounts[..], &[(package.join(programs), "/run/keyhatch-git".to_owned(), true)]].concat();
+    // Codex wants a home that is not below the temporary directory.
+    let script = format!(
+        "{}; mkdir /tmp/home /tmp/other; export HOME=/tmp/home TMPDIR=/tmp/other; codex() {{ /run/keyhatch-git/bin/codex sandbox \"$@\"; }};          codex -- git push origin HEAD:refs/heads/refused || echo refused $?;          codex {} -- git push origin HEAD:refs/heads/opened",
+        stage.script("before"),
+        options.trim()
+    );
+    // What codex's bubblewrap needs of a container: namespaces, and a /proc without covers.
+    let open = [
+        "--read-only",
+        "--tmpfs",
+        "/tmp:rw,mode=1777",
+        "--security-opt=seccomp=unconfined",
+        "--security-opt=unmask=ALL",
+    ];
+    let container = Container::new(Image::Bookworm, &mounts, &session.env).as_uid(1000);
+    let ran = container.start_podman(world, &open, &script).finish().ok();
+    assert!(ran.stderr.contains("a seccomp filter around this process forbids Unix sockets"), "{ran:?}");
+    assert!(ran.stdout.contains("refused 128") && world.tip(&stage.private, "refused").is_empty(), "{ran:?}");
+    assert_eq!(world.tip(&stage.private, "opened"), world.tip(&stage.private, "before"), "{ran:?}");
+}

@@ -249,34 +249,20 @@ fn the_broker_outlives_the_command_that_started_it_and_holds_nothing_of_its_call
     assert!(world.keyhatch(&["session", "list"]).ok().stdout.contains("default"));
 }
 
-/// The sandbox runtime that Claude Code uses, from the registry.
-fn srt(world: &World) -> std::path::PathBuf {
-    world.make_directory("srt");
-    let mut npm = world.command("/usr/bin/npm");
-    npm.current_dir(world.path("srt")).args([
-        "install",
-        "--silent",
-        "--no-fund",
-        "--no-audit",
-        "@anthropic-ai/sandbox-runtime@0.0.78",
-    ]);
-    keyhatch_tests::Finished::from(npm.output().expect("npm runs")).ok();
-    world.path("srt/node_modules/@anthropic-ai/sandbox-runtime/dist/cli.js")
-}
-
 #[test]
 fn srt_with_the_printed_settings_reaches_the_session_and_neither_the_control_socket_nor_another_one() {
     let stage = Stage::new();
     let world = &stage.world;
-    let srt = srt(world);
+    let srt = keyhatch_tests::npm_package("@anthropic-ai/sandbox-runtime@0.0.78")
+        .join("lib/node_modules/@anthropic-ai/sandbox-runtime/dist/cli.js");
     let other = ContainerSession::open(world, &stage.project, "default");
     let open = |format: &str| {
         let mut open = world.command(world.path("bin/keyhatch"));
         open.current_dir(&stage.project).args(["session", "open", "--name", "agent", "--format", format]);
         keyhatch_tests::Finished::from(open.output().expect("keyhatch runs")).ok().stdout
     };
-    let settings = world.write("srt/settings.json", &open("srt"));
-    let variables = world.write("srt/variables", &open("env"));
+    let settings = world.write("settings.json", &open("srt"));
+    let variables = world.write("variables", &open("env"));
     let script = "$KEYHATCH_SOCKETS/keyhatch-helper status; env -u GIT_SSH_COMMAND git push origin main; \
                   cat $KEYHATCH_SOCKETS/../../control.token; ls -R $KEYHATCH_SOCKETS/../..";
     let shell = format!(

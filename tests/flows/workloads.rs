@@ -175,20 +175,6 @@ fn a_hostile_sdist_installs_and_steals_nothing() {
     scene.is_unharmed(&loot);
 }
 
-/// Installs an agent from its registry into the tree's own target directory, once, as its users have it.
-fn installed(world: &World, package: &str) {
-    let name: String = package.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    let prefix = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/presets").join(name);
-    if !prefix.join("bin").exists() {
-        let mut npm = Command::new("npm");
-        npm.args(["install", "--global", "--no-audit", "--no-fund", "--prefix"]).arg(&prefix).arg(package);
-        let output = npm.output().expect("npm runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-    let copied = Command::new("cp").arg("-al").arg(&prefix).arg(world.home().join(".npm-global")).status();
-    assert!(copied.expect("cp runs").success());
-}
-
 #[test]
 fn real_agents_start_under_their_presets_and_find_their_home_again() {
     for (preset, package, program, version) in [
@@ -197,7 +183,10 @@ fn real_agents_start_under_their_presets_and_find_their_home_again() {
         ("opencode", "opencode-ai@1.18.33", "opencode", "1.18.33"),
     ] {
         let world = World::new();
-        installed(&world, package);
+        let prefix = keyhatch_tests::npm_package(package);
+        let copied =
+            Command::new("cp").arg("-al").arg(&prefix).arg(world.home().join(".npm-global")).status();
+        assert!(copied.expect("cp runs").success());
         let project = world.project("p", "https://h.example/p.git");
         let script = format!("{program} --version && echo login-canary > ~/.login && ls -A ~ | head -50");
         let first = world.run(&project, preset, &script).ok();
