@@ -31,7 +31,9 @@ pub use judge::{brokered, judge, judge_ref, judge_remote, push_credential};
 pub use limits::{Bytes, SessionLimits, Span};
 pub use place::PolicyError;
 pub use repository::{GitDirectory, RepositoryPolicy};
-pub use sandbox::{HidePatterns, HomeChoice, ProjectAccess, SandboxPolicy, TerminalAccess, tool_line};
+pub use sandbox::{
+    HidePatterns, HomeChoice, ProjectAccess, SECRET_PLACES, SandboxPolicy, TerminalAccess, tool_line,
+};
 
 pub use sign::SignOperation;
 pub use ssh_agent::SshAgentPolicy;

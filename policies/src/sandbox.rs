@@ -34,8 +34,8 @@ const HIDDEN: &[&str] = &[
 ];
 /// What those patterns would hide, and everybody commits.
 const SHOWN: &[&str] = &[".env.example", ".env.sample", ".env.template", ".env.dist", "*.pub.pem"];
-/// Where secrets live: no tool is there, and naming one of them here is a mistake.
-const SECRET_PLACES: &[&str] = &[
+/// Where secrets live, relative to a home: no tool is there, and a policy that names one of them is mistaken.
+pub const SECRET_PLACES: &[&str] = &[
     ".ssh",
     ".gnupg",
     ".aws",

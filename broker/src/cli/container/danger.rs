@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use keyhatch_policies::SECRET_PLACES;
+
 use super::line::{Bind, Line};
 use crate::paths::{Paths, config_home};
 
@@ -246,34 +248,21 @@ const ENGINE_DIRECTORIES: &[&str] = &[
     "/var/lib/containers",
     "/var/lib/containerd",
 ];
-/// What of a home opens something elsewhere.
+/// What of a home opens something elsewhere, beside [`SECRET_PLACES`]: here a policy may name a directory, a mount may not.
 const KEYS: &[&str] = &[
-    ".ssh",
-    ".gnupg",
-    ".aws",
-    ".azure",
-    ".kube",
-    ".docker",
-    ".netrc",
-    ".git-credentials",
-    ".password-store",
-    ".config/gh",
-    ".config/glab-cli",
-    ".config/gcloud",
+    ".config/chromium",
     ".config/git/credentials",
-    ".config/op",
+    ".config/glab-cli",
+    ".config/google-chrome",
     ".config/hub",
+    ".config/op",
     ".config/sops",
-    ".cargo/credentials.toml",
     ".cargo/credentials",
+    ".cargo/credentials.toml",
     ".npmrc",
     ".pypirc",
-    ".vault-token",
     ".terraform.d",
-    ".local/share/keyrings",
-    ".mozilla",
-    ".config/google-chrome",
-    ".config/chromium",
+    ".vault-token",
 ];
 /// Of the system's directories, those that are too much as a whole …
 const SYSTEM: &[&str] = &[
@@ -328,7 +317,7 @@ fn of_source(source: &Path, machine: &Machine) -> Option<Danger> {
         let key = machine.home.join(key);
         source.starts_with(&key) || (key.starts_with(source) && key.exists())
     };
-    if KEYS.iter().any(|path| key(path)) {
+    if SECRET_PLACES.iter().chain(KEYS).any(|path| key(path)) {
         return Some(Danger::Keys);
     }
     SYSTEM_PARTS.iter().any(|path| source.starts_with(path)).then_some(Danger::System)

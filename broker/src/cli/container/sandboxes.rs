@@ -2,14 +2,11 @@
 
 use std::path::PathBuf;
 
+use keyhatch_policies::SECRET_PLACES;
 use serde_json::json;
 
 use crate::cli::{Failure, paths, sandbox};
 use crate::control::OpenedContainer;
-
-/// What lies below the home that nobody inside has business with.
-const HIDDEN: &[&str] =
-    &[".ssh", ".gnupg", ".aws", ".config/gh", ".config/keyhatch", ".git-credentials", ".netrc"];
 
 /// Settings of srt, which Claude Code uses (`srt --settings FILE -c CMD`).
 ///
@@ -20,7 +17,7 @@ pub(super) fn srt(opened: &OpenedContainer) -> Result<String, Failure> {
     let (home, sockets) = (sandbox::home(), paths.sessions().join(opened.session.as_str()));
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let mut hidden: Vec<PathBuf> =
-        HIDDEN.iter().map(|below| home.join(below)).filter(|path| path.exists()).collect();
+        SECRET_PLACES.iter().map(|below| home.join(below)).filter(|path| path.exists()).collect();
     hidden.extend(["/run", "/tmp"].map(PathBuf::from));
     hidden.extend([paths.runtime().to_owned(), paths.state().to_owned()]);
     hidden.extend(variable("XDG_RUNTIME_DIR"));
