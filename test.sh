@@ -64,6 +64,13 @@ fi
 # Settings of this shell that git, ssh or TLS would obey have no place in a test.
 unset GIT_SSL_CAINFO SSL_CERT_FILE CURL_CA_BUNDLE GIT_SSH_COMMAND GIT_CONFIG_PARAMETERS SSH_AUTH_SOCK
 
+# What is built beside ends before this does: root's work in the tree must not go on behind the user's back.
+ending() {
+    [ -z "$(jobs -pr)" ] || echo "test.sh: waiting for the images and the disk that are still being built"
+    wait
+}
+trap ending EXIT
+
 # Beside the build, which needs the processors where this waits for the network.
 tests/images/build.sh target/images &
 images=$!
@@ -71,7 +78,7 @@ as_root tests/vm/disk.sh &
 disk=$!
 
 # The command line of devcontainers, at the version that was tried.
-npm install --silent --no-audit --no-fund --prefix target/npm @devcontainers/cli@0.89.0
+npm install --loglevel=error --no-audit --no-fund --prefix target/npm @devcontainers/cli@0.89.0
 # Kubernetes' own schemas, and the YAML parser that comes with them.
 [ -d target/kubernetes-validate ] || pip3 install --quiet --target target/kubernetes-validate kubernetes-validate==1.37.0
 

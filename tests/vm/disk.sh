@@ -4,6 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 vm=$PWD/target/vm
+mkdir -p target
+exec 9>target/vm.lock
+flock 9
 [ ! -e "$vm/ready" ] || exit 0
 rm -rf "$vm" && mkdir -p "$vm/deb"
 mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' "Created-By: Packages" | awk '$2 == "bookworm" { print $1; exit }')
