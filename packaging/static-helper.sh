@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds keyhatch-helper as one static file that starts in any image: packaging/static-helper.sh [DIRECTORY]
-# (default: target/release, beside keyhatch, which copies it into each session's directory).
+# Builds what starts in any image: keyhatch-helper, and keyhatch-run-static, which is `keyhatch run --inside` there. One
+# static file each: packaging/static-helper.sh [DIRECTORY] (default: target/release, beside keyhatch, which copies them into
+# each container's session directory).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,9 +14,15 @@ if ! [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] && ! rustup target ad
     target=$(rustc -vV | sed -n 's/^host: //p')
     flags="$flags -C target-feature=+crt-static"
 fi
-# The package by name: with the whole workspace, features of the broker's crates would be built in.
-RUSTFLAGS=$flags cargo build --quiet --locked -p keyhatch-helper --profile static --target "$target"
 mkdir -p "$into"
-# Beside and then over: a running helper keeps its own file.
-cp "${CARGO_TARGET_DIR:-target}/$target/static/keyhatch-helper" "$into/.keyhatch-helper.new"
-mv "$into/.keyhatch-helper.new" "$into/keyhatch-helper"
+# Package, and its program's name there.
+while read -r package name; do
+    # Each package by name: with the whole workspace, features of the broker's crates would be built in.
+    RUSTFLAGS=$flags cargo build --quiet --locked -p "$package" --profile static --target "$target"
+    # Beside and then over: a running program keeps its own file.
+    cp "${CARGO_TARGET_DIR:-target}/$target/static/$package" "$into/.$name.new"
+    mv "$into/.$name.new" "$into/$name"
+done <<'END'
+keyhatch-helper keyhatch-helper
+keyhatch-run keyhatch-run-static
+END

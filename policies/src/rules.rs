@@ -178,3 +178,23 @@ pub struct Limits {
     /// Bytes in each file system that is memory: `/tmp`, `/dev/shm`, an empty home.
     pub memory_files: Option<u64>,
 }
+
+/// The name of the file in a container's session directory that holds [`InsideRules`].
+pub const INSIDE_FILE: &str = "sandbox.json";
+
+/// What `keyhatch run --inside` reads in a container: the policy as it was resolved on the host when the session was
+/// opened, and what only the container knows left open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InsideRules {
+    /// What holds. Paths are the container's. Command, home and temporary files are found there; `cwd` is the project.
+    pub rules: SandboxRules,
+    /// Variables of the container's that are kept, by name.
+    pub keep: Vec<String>,
+    /// Directories of the home that the policy shows on the host, relative to it: not shown here.
+    pub tools: Vec<String>,
+    /// What of the policy cannot be had in a container: said at the start, a line each.
+    pub notes: Vec<String>,
+    /// How many seconds the command may take.
+    pub seconds: Option<u64>,
+}

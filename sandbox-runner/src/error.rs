@@ -16,6 +16,34 @@ pub enum RunError {
     /// Refused by default.
     #[error("refusing to run as root")]
     Root,
+    /// The same in a container, where root is what most images start as.
+    #[error("refusing to run as root: the files of the image are root's, and only Landlock would keep them")]
+    RootInside,
+    /// Nothing of a session's is beside this program.
+    #[error("there are no rules for a sandbox in {directory}")]
+    NoSession {
+        /// Where they would be.
+        directory: String,
+    },
+    /// The policy requires a cgroup.
+    #[error("the policy requires a cgroup, and keyhatch makes none inside a container")]
+    NoCgroup,
+    /// A call that the sandbox is made of is refused before any of it is built.
+    #[error("{call} is refused here ({answer}): {by}")]
+    Filtered {
+        /// Which.
+        call: &'static str,
+        /// The kernel's word.
+        answer: io::Error,
+        /// Whose doing it is, as far as it can be seen.
+        by: &'static str,
+    },
+    /// Nowhere can a file be made.
+    #[error("no directory here can hold a home and temporary files: {tried}")]
+    NoPlace {
+        /// Which were tried.
+        tried: String,
+    },
     /// The rules are not what this version understands.
     #[error("the sandbox's rules cannot be read: keyhatch and keyhatch-run are of different versions")]
     Rules,
@@ -92,6 +120,19 @@ impl RunError {
     pub const fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Root => Some("run keyhatch as an ordinary user"),
+            Self::RootInside => Some(
+                "start the container as an ordinary user (--user, USER in the image); --as-root runs it as root all the same, without any capability",
+            ),
+            Self::NoSession { .. } => Some(
+                "open the session with --target DIR, the project's place inside, and mount the whole of what it prints",
+            ),
+            Self::NoCgroup => Some(
+                "the engine's own limits hold around the container; leave cgroup out of the policy's require",
+            ),
+            Self::Filtered { .. } => Some(
+                "docker from 23 on and podman allow the call; for others --security-opt seccomp=FILE, with the landlock_* calls and seccomp allowed",
+            ),
+            Self::NoPlace { .. } => Some("mount one in memory: --tmpfs /tmp"),
             Self::NoNamespaces { .. } | Self::NoTier { .. } | Self::Required { .. } => {
                 Some("keyhatch doctor says what is missing and how to get it")
             }

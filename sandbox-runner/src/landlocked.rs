@@ -6,7 +6,6 @@
 
 use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
-use std::process::ExitCode;
 
 use keyhatch_policies::rules::SandboxRules;
 use rustix::process::{Pid, Signal, WaitOptions, getppid, wait};
@@ -14,7 +13,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getppid, wait};
 use crate::cgroup::Cgroup;
 use crate::error::{RunError, at};
 use crate::observer::Observer;
-use crate::outer::{mirror, said};
+use crate::outer::said;
 use crate::supervise::{Ended, announce, die_with_parent, reap_while};
 use crate::sys::{self, Forked};
 use crate::tier::{Chosen, Tier};
@@ -25,7 +24,7 @@ pub(crate) fn run(
     rules: &SandboxRules,
     chosen: &Chosen,
     (handoff, cgroup, observer): (OwnedFd, Cgroup, Observer),
-) -> Result<ExitCode, RunError> {
+) -> Result<Ended, RunError> {
     // There is no loopback of its own to listen on.
     network::hand_over(&[], &handoff)?;
     drop(handoff);
@@ -66,7 +65,7 @@ pub(crate) fn run(
             end_all_below()?;
             drop(alive_writer);
             cgroup.farewell();
-            Ok(mirror(ended.unwrap_or(Ended::Signal(9))))
+            Ok(ended.unwrap_or(Ended::Signal(9)))
         }
     }
 }
@@ -78,8 +77,11 @@ fn said_at_start(chosen: &Chosen) -> String {
     };
     let because = chosen.because.as_deref().unwrap_or("unknown");
     format!(
-        "{}: Landlock ABI {}, seccomp, {sockets}; no namespaces: {because}; keyhatch doctor says how to get tier A",
-        chosen.tier, chosen.abi
+        "{}: Landlock ABI {}, seccomp, {sockets}; no namespaces: {because}{}",
+        chosen.tier,
+        chosen.abi,
+        // A container is its owner's to change; what the machine lacks, its user can look up there.
+        if chosen.in_container { "" } else { "; keyhatch doctor says how to get tier A" }
     )
 }
 
@@ -94,7 +96,7 @@ fn still_alive(mut alive: PipeReader) -> Result<(), RunError> {
 }
 
 /// Kills until no child is left. What a killed process had started becomes a child of this one.
-fn end_all_below() -> Result<(), RunError> {
+pub(crate) fn end_all_below() -> Result<(), RunError> {
     loop {
         for child in children()? {
             // It may have ended meanwhile.

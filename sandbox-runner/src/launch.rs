@@ -10,24 +10,28 @@
 //! which a kill leaves something unconfined behind.
 
 use std::os::fd::OwnedFd;
-use std::process::ExitCode;
 
 use keyhatch_policies::rules::SandboxRules;
 
 use crate::error::RunError;
-use crate::tier::{self, Tier};
+use crate::supervise::Ended;
+use crate::tier::{self, Around, Tier};
 use crate::{cgroup, landlocked, observer, outer, supervise};
 
 /// The sockets to whoever started this: the one for what is handed over in order, and the observer's, where there is one.
 pub(crate) type Lines = (OwnedFd, Option<OwnedFd>);
 
-/// Starts the command of the rules in the strongest sandbox that this kernel gives.
-pub(crate) fn launch(rules: &SandboxRules, (handoff, observer): Lines) -> Result<ExitCode, RunError> {
+/// Runs the command of the rules in the strongest sandbox that this kernel gives, and says how it ended.
+pub(crate) fn launch(
+    rules: &SandboxRules,
+    (handoff, observer): Lines,
+    around: Around,
+) -> Result<Ended, RunError> {
     // Whoever kills `keyhatch run` kills all of it: this process, init with it, and with init the whole pid namespace.
     supervise::die_with_parent()?;
     let cgroup = cgroup::prepare(rules, &handoff)?;
     let observer = observer::prepare(rules, observer);
-    let chosen = tier::prepare(rules)?;
+    let chosen = tier::prepare(rules, around)?;
     match chosen.tier {
         Tier::A => outer::run(rules, &chosen, (handoff, cgroup, observer)),
         Tier::B | Tier::C => landlocked::run(rules, &chosen, (handoff, cgroup, observer)),

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Where the kernel gives no namespaces, the command is a child of the outer process (`landlocked`), and weaker walls are
-//! announced.
+//! announced. Called as `keyhatch`, in a container with a session mounted, it is `keyhatch run --inside` ([`inside`]).
 
 mod cgroup;
 mod command;
@@ -19,6 +19,7 @@ pub mod error;
 mod facts;
 mod furniture;
 mod init;
+mod inside;
 mod keyring;
 mod landlocked;
 mod launch;
@@ -42,11 +43,13 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 
 use keyhatch_policies::rules::SandboxRules;
 
 use error::{RunError, at};
+use tier::Around;
 
 /// The exit code for "the sandbox could not be built", as `env(1)` and `timeout(1)` use it.
 const NOT_BUILT: u8 = 125;
@@ -58,19 +61,24 @@ struct Descriptors {
     observer: Option<OwnedFd>,
 }
 
-/// Runs the runner: the process ends as the command did, or with 125 and a reason.
-pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+/// Runs the runner, with the name that it was called by first: the process ends as the command did, or with 125 and a
+/// reason.
+pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     mutation::read();
-    match start(arguments) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("keyhatch: {error}");
-            if let Some(hint) = error.hint() {
-                eprintln!("hint: {hint}");
-            }
-            ExitCode::from(NOT_BUILT)
-        }
+    let called = arguments.next();
+    if called.as_ref().and_then(|name| Path::new(name).file_name()).is_some_and(|name| name == inside::NAME) {
+        return inside::main(arguments);
     }
+    start(arguments).unwrap_or_else(|error| failed(&error))
+}
+
+/// Says why nothing was started.
+fn failed(error: &RunError) -> ExitCode {
+    eprintln!("keyhatch: {error}");
+    if let Some(hint) = error.hint() {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(NOT_BUILT)
 }
 
 fn start(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, RunError> {
@@ -78,7 +86,10 @@ fn start(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, RunError
     match arguments.peek().and_then(|argument| argument.to_str()) {
         Some("--facts") => tell(),
         Some("--prove") => prove(arguments.nth(1)),
-        _ => prepare(arguments).and_then(|(rules, line)| launch::launch(&rules, line)),
+        Some(inside::NOTHING) => Ok(ExitCode::SUCCESS),
+        _ => prepare(arguments)
+            .and_then(|(rules, line)| launch::launch(&rules, line, Around::Host))
+            .map(outer::mirror),
     }
 }
 
@@ -93,9 +104,9 @@ fn tell() -> Result<ExitCode, RunError> {
 fn prove(directory: Option<OsString>) -> Result<ExitCode, RunError> {
     let rules = facts::smallest(directory.ok_or(RunError::Usage)?.into());
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(at("open", "a socket pair"))?;
-    let code = launch::launch(&rules, (theirs.into(), None));
+    let ended = launch::launch(&rules, (theirs.into(), None), Around::Host);
     drop(ours);
-    code
+    ended.map(outer::mirror)
 }
 
 fn prepare(arguments: impl Iterator<Item = OsString>) -> Result<(SandboxRules, launch::Lines), RunError> {

@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    keyhatch_run::main(std::env::args_os().skip(1))
+    keyhatch_run::main(std::env::args_os())
 }

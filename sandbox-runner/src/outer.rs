@@ -20,7 +20,7 @@ pub(crate) fn run(
     rules: &SandboxRules,
     chosen: &Chosen,
     (handoff, cgroup, observer): (OwnedFd, Cgroup, Observer),
-) -> Result<ExitCode, RunError> {
+) -> Result<Ended, RunError> {
     match network::prepare(&rules.network)? {
         Some(sockets) => sockets.enforce(&handoff)?,
         None => network::hand_over(&[], &handoff)?,
@@ -45,7 +45,7 @@ pub(crate) fn run(
             let waited = wait(init)?;
             drop(alive_writer);
             cgroup.farewell();
-            Ok(mirror(reported(status_reader).unwrap_or(waited)))
+            Ok(reported(status_reader).unwrap_or(waited))
         }
     }
 }
@@ -86,13 +86,18 @@ fn reported(mut reader: std::io::PipeReader) -> Option<Ended> {
 
 /// Ends as the command ended: with its code, or by its signal.
 pub(crate) fn mirror(ended: Ended) -> ExitCode {
+    ExitCode::from(mirrored(ended))
+}
+
+/// Ends by the command's signal, or says with which code to end.
+pub(crate) fn mirrored(ended: Ended) -> u8 {
     let signal = match ended {
-        Ended::Code(code) => return ExitCode::from(code),
+        Ended::Code(code) => return code,
         Ended::Signal(signal) => i32::from(signal),
     };
     sys::default_effect(signal);
     drop(sys::hold_signals(false));
     // Where the signal does not end this process, the shell's own convention does.
     drop(sys::kill(std::process::id().cast_signed(), signal));
-    ExitCode::from(u8::try_from(128 + signal).unwrap_or(1))
+    u8::try_from(128 + signal).unwrap_or(1)
 }

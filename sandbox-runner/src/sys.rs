@@ -213,6 +213,41 @@ pub fn next_signal() -> io::Result<libc::c_int> {
     }
 }
 
+/// As [`next_signal`], for so long; none where the time is up.
+///
+/// # Errors
+/// What the kernel says; an interruption is not an error.
+pub fn next_signal_within(patience: std::time::Duration) -> io::Result<Option<libc::c_int>> {
+    let set = signal_set();
+    let until = std::time::Instant::now() + patience;
+    loop {
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        let left = libc::timespec {
+            tv_sec: left.as_secs().cast_signed(),
+            tv_nsec: libc::c_long::from(left.subsec_nanos()),
+        };
+        // JUSTIFICATION: as above. SAFETY: set and time are valid and live across the call; no information is asked for.
+        let signal = unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const left) };
+        match checked(signal.into()) {
+            Ok(signal) => return Ok(i32::try_from(signal).ok()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Asks `seccomp(2)` whether it can kill a process, which changes nothing.
+///
+/// # Errors
+/// What the kernel says.
+pub fn asks_seccomp() -> io::Result<()> {
+    const GET_ACTION_AVAIL: libc::c_long = 2;
+    let action: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+    // JUSTIFICATION: no safe crate asks. SAFETY: the action lives across the call, which reads it and keeps no pointer.
+    checked(unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, &raw const action) }).map(drop)
+}
+
 /// Ignores a signal.
 pub fn ignore(signal: libc::c_int) {
     // JUSTIFICATION: std offers no signal dispositions. SAFETY: SIG_IGN runs no code of ours.

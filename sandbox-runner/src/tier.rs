@@ -49,6 +49,19 @@ impl fmt::Display for Tier {
     }
 }
 
+/// Where the sandbox is built.
+#[derive(Debug, Default)]
+pub(crate) enum Around {
+    /// On a machine of the user's.
+    #[default]
+    Host,
+    /// In somebody's container, where it was tried whether namespaces are of use.
+    Container {
+        /// Why they are not; none where they are.
+        without: Option<String>,
+    },
+}
+
 /// A tier with its reasons.
 #[derive(Debug)]
 pub(crate) struct Chosen {
@@ -58,6 +71,8 @@ pub(crate) struct Chosen {
     pub abi: i32,
     /// Why it is not more.
     pub because: Option<String>,
+    /// Whether this is somebody's container.
+    pub in_container: bool,
 }
 
 /// The Landlock ABI in use; 0 where the kernel has none or does not enforce it.
@@ -67,12 +82,19 @@ pub(crate) fn landlock_abi() -> i32 {
 }
 
 /// Enters namespaces, or says what is left without them. Refuses what the policy does not accept.
-pub(crate) fn prepare(rules: &SandboxRules) -> Result<Chosen, RunError> {
+pub(crate) fn prepare(rules: &SandboxRules, around: Around) -> Result<Chosen, RunError> {
     let abi = landlock_abi();
-    let because = match enter(&rules.network) {
-        Ok(()) => None,
-        Err(RunError::NoNamespaces { source }) => Some(explain(&source)),
-        Err(other) => return Err(other),
+    let (without, in_container) = match around {
+        Around::Host => (None, false),
+        Around::Container { without } => (without, true),
+    };
+    let because = match without {
+        Some(known) => Some(known),
+        None => match enter(&rules.network) {
+            Ok(()) => None,
+            Err(RunError::NoNamespaces { source }) => Some(explain(&source)),
+            Err(other) => return Err(other),
+        },
     };
     let tier = match (&because, abi) {
         (None, _) => Tier::A,
@@ -90,7 +112,7 @@ pub(crate) fn prepare(rules: &SandboxRules) -> Result<Chosen, RunError> {
         Some(what) => {
             Err(RunError::Required { what: *what, tier, abi, because: because.unwrap_or_default() })
         }
-        None => Ok(Chosen { tier, abi, because }),
+        None => Ok(Chosen { tier, abi, because, in_container }),
     }
 }
 

@@ -19,13 +19,15 @@ fn program_headers(elf: &[u8]) -> Vec<u32> {
 }
 
 #[test]
-fn it_is_small_and_names_no_interpreter() {
+fn it_is_small_and_names_no_interpreter_and_so_is_the_runner() {
     let world = World::new();
     let helper = world.static_helper();
-    let size = std::fs::metadata(&helper).expect("it is there").size();
-    assert!(size < MAX_SIZE, "{size} bytes");
-    let headers = program_headers(&std::fs::read(&helper).expect("it can be read"));
-    assert!(headers.len() > 2 && !headers.contains(&PT_INTERP), "{headers:?}");
+    for program in [&helper, &helper.with_file_name("keyhatch-run-static")] {
+        let size = std::fs::metadata(program).expect("it is there").size();
+        assert!(size < MAX_SIZE, "{size} bytes");
+        let headers = program_headers(&std::fs::read(program).expect("it can be read"));
+        assert!(headers.len() > 2 && !headers.contains(&PT_INTERP), "{headers:?}");
+    }
     let ordinary = std::fs::read("/bin/true").expect("it can be read");
     assert!(program_headers(&ordinary).contains(&PT_INTERP), "what is looked for is found where it is");
 }

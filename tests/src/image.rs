@@ -123,16 +123,20 @@ impl World {
         assert!(owned.is_ok_and(|status| status.success()), "{} can be given to the user", to.display());
     }
 
-    /// Puts the helper that starts in any image beside keyhatch.
+    /// Puts the helper and the runner that start in any image beside keyhatch, and returns the helper.
     ///
     /// # Panics
-    /// When it was not built.
+    /// When they were not built.
     pub fn static_helper(&self) -> PathBuf {
-        let source = built("containers/keyhatch-helper", "packaging/static-helper.sh target/containers");
-        let place = self.path("bin/keyhatch-helper");
-        // The file may run already; one in its place does not disturb that.
-        std::fs::remove_file(&place).ok();
-        std::fs::copy(source, &place).expect("the helper can be copied");
-        place
+        let places = ["keyhatch-helper", "keyhatch-run-static"].map(|name| {
+            let source = built(&format!("containers/{name}"), "packaging/static-helper.sh target/containers");
+            let place = self.path("bin").join(name);
+            // The file may run already; one in its place does not disturb that.
+            std::fs::remove_file(&place).ok();
+            std::fs::copy(source, &place).expect("it can be copied");
+            place
+        });
+        let [helper, _] = places;
+        helper
     }
 }

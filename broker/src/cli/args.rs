@@ -126,6 +126,10 @@ pub(crate) struct Run {
     /// Keep the command's output and print one object: exit code, output, what was used, which limit was hit.
     #[arg(long)]
     pub(crate) json: bool,
+    /// In a container with a session mounted (keyhatch session open, keyhatch container): confine a command there, with the
+    /// session's policy. The keyhatch of the mounted directory does it: /run/keyhatch/keyhatch run --inside -- CMD.
+    #[arg(long, conflicts_with_all = ["project", "policy", "explain", "json"])]
+    pub(crate) inside: bool,
     /// The command and its arguments [default: your $SHELL].
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,

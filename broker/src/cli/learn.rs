@@ -43,6 +43,7 @@ pub(super) fn learn(args: &Learn) -> Result<ExitCode, Failure> {
             project: args.project.clone(),
             policy: candidate.display().to_string(),
             explain: true,
+            inside: false,
             json: false,
             command: args.command.clone(),
         };

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use keyhatch_policies::rules::{Observe, SandboxRules};
 use keyhatch_policies::{Policy, ProjectAccess};
 use keyhatch_protocol::SessionId;
+use keyhatch_protocol::message::SOCKETS_INSIDE;
 use rustix::io::FdFlags;
 use tokio::process::Child;
 
@@ -44,6 +45,12 @@ pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
 
 /// The same, with the session's report.
 pub(super) fn run_reported(args: &Run) -> Result<(ExitCode, Option<SessionReport>), Failure> {
+    if args.inside {
+        return Err(Failure::invalid(
+            "this keyhatch is the host's: run --inside is for a container with a session mounted",
+            format!("there: {SOCKETS_INSIDE}/keyhatch run --inside -- CMD"),
+        ));
+    }
     let cwd = std::env::current_dir().map_err(|e| Failure::internal("the current directory", &e))?;
     let around = around(args.project.as_deref(), &cwd)?;
     let (source, policy) = policy_for(&args.policy, &around)?;

@@ -4,65 +4,19 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use keyhatch_policies::rules::{FileInside, Limits, Mount, Observe, SandboxRules};
-use keyhatch_policies::{Policy, SessionLimits};
+use keyhatch_policies::Policy;
+use keyhatch_policies::rules::{FileInside, Mount, Observe, SandboxRules};
 use keyhatch_protocol::message::{SOCKETS_INSIDE, SOCKETS_VARIABLE};
 
 use super::Failure;
 use crate::control::OpenedSession;
 use crate::inside::Inside;
-
-/// What of the host is shown read-only: programs, libraries, and the configuration that they cannot do without.
-/// `/etc` is not shown whole: it holds host keys, machine ids and other people's secrets.
-const SYSTEM: &[&str] = &[
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/etc/alternatives",
-    "/etc/bash.bashrc",
-    "/etc/ca-certificates",
-    // Debian's start script of chromium reads its flags there.
-    "/etc/chromium.d",
-    "/etc/debian_version",
-    "/etc/fonts",
-    "/etc/inputrc",
-    // Debian's Java is links into these.
-    "/etc/java-11-openjdk",
-    "/etc/java-17-openjdk",
-    "/etc/java-21-openjdk",
-    "/etc/java-25-openjdk",
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
-    "/etc/localtime",
-    "/etc/magic",
-    "/etc/mime.types",
-    "/etc/os-release",
-    "/etc/pki/tls",
-    "/etc/profile",
-    "/etc/protocols",
-    "/etc/services",
-    "/etc/shells",
-    "/etc/ssl/certs",
-    "/etc/ssl/openssl.cnf",
-    "/etc/terminfo",
-    "/etc/timezone",
-];
-
-/// Variables of the user's that say how to print, and nothing else.
-const KEPT: &[&str] = &["COLORTERM", "COLUMNS", "LANG", "LANGUAGE", "LINES", "NO_COLOR", "TERM", "TZ"];
+use crate::inside::system::{KEPT, SYSTEM, limits};
 
 /// Where programs are looked for inside.
 const PATH_INSIDE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where the helper is inside.
 const HELPER_INSIDE: &str = "/run/keyhatch-helper";
-/// Open descriptors of one process inside: builds need thousands, nothing needs more.
-const OPEN_FILES: u64 = 65_536;
-
 /// What one run is made of.
 #[derive(Debug)]
 pub(super) struct Plan<'p> {
@@ -131,22 +85,6 @@ pub(super) fn rules(plan: &Plan<'_>) -> Result<SandboxRules, Failure> {
 fn fallback(opened: &OpenedSession) -> PathBuf {
     let runtime = opened.sockets.ancestors().nth(2).unwrap_or(Path::new("/nonexistent"));
     runtime.join("files").join(opened.session.as_str()).join("fallback")
-}
-
-/// What `setrlimit(2)` and file systems can hold, whether or not a cgroup holds more.
-fn limits(session: &SessionLimits, cgroup: bool) -> Limits {
-    // Without a cgroup a supervisor looks at the sum many times a second; this stops what one process takes in between.
-    // Far above the limit, because it counts what is reserved and never touched.
-    let data =
-        session.memory.filter(|_| !cgroup).map(|bytes| bytes.saturating_mul(4).saturating_add(1 << 30));
-    Limits {
-        open_files: Some(OPEN_FILES),
-        file_bytes: None,
-        // The cgroup counts what is inside alone, and says when it refused: it comes first.
-        processes: Some(if cgroup { session.processes + 16 } else { session.processes }),
-        data_bytes: data,
-        memory_files: Some(session.disk),
-    }
 }
 
 fn user_name() -> String {

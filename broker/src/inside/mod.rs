@@ -5,6 +5,7 @@
 
 mod hide;
 mod home;
+pub mod system;
 mod tools;
 
 use std::io;

@@ -262,6 +262,7 @@ impl Session {
         let over = container.moved(&self.directory, over)?;
         let mut furniture = container.furnish(content)?;
         furniture.mounts.extend(over);
+        container.confine(&self.id, &self.sockets, (&self.policy, &furniture))?;
         furniture.warnings.splice(0..0, git.notes.into_iter().chain(signs.notes));
         Ok(furniture)
     }

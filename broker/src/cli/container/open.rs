@@ -40,6 +40,8 @@ pub(super) fn open(args: &ForContainer, how: How) -> Result<(Client, OpenedConta
     let container = Container {
         target: args.target.clone(),
         helper: run::beside("keyhatch-helper")?,
+        // Where it was not built, there is no `run --inside`, and everything else.
+        runner: run::beside("keyhatch-run-static").ok(),
         over_etc: args.etc_gitconfig,
         in_place: how.in_place,
         name: how.name,

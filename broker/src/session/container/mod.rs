@@ -4,6 +4,7 @@
 //! sockets, mounts and variables for whoever starts the container. Inside, any uid must reach them; on the host, the
 //! 0700 directory around them lets nobody through but the user.
 
+mod confined;
 mod name;
 mod program;
 
@@ -28,7 +29,10 @@ use super::git_config::{self, Setting};
 use super::{FRONT_END_PORT, SOCKETS_INSIDE};
 use crate::{signer, ssh_agent};
 
-/// The helper's name in the mounted directory.
+/// The runner's name in the mounted directory, and the one that people know.
+const RUNNER: &str = "keyhatch-run";
+const COMMAND: &str = "keyhatch";
+/// The helper's.
 const HELPER: &str = "keyhatch-helper";
 /// Its roles that git calls by a program's path, besides those of signing.
 const ROLES: [&str; 2] = ["git-credential-keyhatch", "ssh"];
@@ -52,6 +56,8 @@ pub struct Container {
     pub target: Option<PathBuf>,
     /// The helper's program on the host.
     pub helper: PathBuf,
+    /// The static runner's, where there is one: what `keyhatch run --inside` is in the container.
+    pub runner: Option<PathBuf>,
     /// Whether the image's `/etc/gitconfig` is covered too.
     pub over_etc: bool,
     /// Whether the directory of sockets is reached at its own path: by a sandbox that shows the host's files.
@@ -67,7 +73,7 @@ pub struct Container {
 /// A container's session could not be furnished.
 #[derive(Debug, Error)]
 pub enum ContainerError {
-    /// The helper cannot be used.
+    /// The helper or the runner cannot be used.
     #[error(transparent)]
     Program(#[from] ProgramError),
     /// The project itself would have to be mounted over.
@@ -115,6 +121,10 @@ impl Container {
         let (id, sockets, warnings) = (content.id, content.sockets, self.warnings(content.policy));
         let inside = self.inside(sockets);
         program::place(&self.helper, &sockets.join(HELPER))?;
+        if let Some(runner) = &self.runner {
+            program::place(runner, &sockets.join(RUNNER))?;
+            symlink(RUNNER, sockets.join(COMMAND))?;
+        }
         for role in ROLES.into_iter().chain(signer::links().map(|(role, _)| role)) {
             symlink(HELPER, sockets.join(role))?;
         }
