@@ -129,17 +129,26 @@ fn is_ours(path: &Path) -> bool {
     OURS.iter().any(|ours| path.starts_with(ours))
 }
 
+/// A text with every path of these as it is here. Read once: what a path becomes may hold the name of another one, where
+/// the user's runtime directory is named like it.
 fn renamed(text: &str, names: &[(String, String)]) -> String {
-    // The home is the last of the names, and only whole: the project may be below it, at its own path.
-    names.iter().fold(text.to_owned(), |text, (from, to)| {
-        if text == *from {
-            to.clone()
-        } else if from.starts_with("/run/") || is_ours(Path::new(from)) {
-            text.replace(from, to)
-        } else {
-            text
-        }
-    })
+    if let Some((_, to)) = names.iter().find(|(from, _)| text == from) {
+        return to.clone();
+    }
+    // The home is renamed only whole, as above: the project may be below it, at its own path.
+    let inside = |(from, _): &&(String, String)| from.starts_with("/run/") || is_ours(Path::new(from));
+    let (mut done, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(slash) = rest.find('/') {
+        let (before, path) = rest.split_at(slash);
+        done.push_str(before);
+        // In the middle of a longer path it is another one.
+        let begins = !done.ends_with(|letter: char| letter.is_alphanumeric() || "._-/".contains(letter));
+        let name = names.iter().filter(inside).find(|(from, _)| begins && path.starts_with(from.as_str()));
+        let (to, taken) = name.map_or(("/", 1), |(from, to)| (to.as_str(), from.len()));
+        done.push_str(to);
+        rest = &path[taken..];
+    }
+    done + rest
 }
 
 /// The session's own git directory, which would be mounted over the project's: git takes it by name too.
@@ -218,6 +227,29 @@ fn around(directory: &Path, masks: &[&Mount], grants: &mut Vec<Grant>, notes: &m
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_renamed_once_and_only_where_it_begins() {
+        let names: Vec<(String, String)> = [
+            ("/run/keyhatch-helper", "/opt/keyhatch-helper"),
+            ("/etc/keyhatch/key.pub", "/x/run/keyhatch/files/key.pub"),
+            ("/run/keyhatch", "/x/run/keyhatch/sessions/1"),
+            ("/home/ada", "/x/home"),
+        ]
+        .map(|(from, to)| (from.to_owned(), to.to_owned()))
+        .into();
+        for (text, here) in [
+            ("key = /etc/keyhatch/key.pub", "key = /x/run/keyhatch/files/key.pub"),
+            ("program = \"/run/keyhatch/gpg\"", "program = \"/x/run/keyhatch/sessions/1/gpg\""),
+            ("command = /run/keyhatch-helper ssh", "command = /opt/keyhatch-helper ssh"),
+            ("/srv/run/keyhatch/objects", "/srv/run/keyhatch/objects"),
+            ("/home/ada", "/x/home"),
+            ("/home/ada/p", "/home/ada/p"),
+            ("none", "none"),
+        ] {
+            assert_eq!(renamed(text, &names), here, "{text}");
+        }
+    }
 
     #[test]
     fn grants_step_around_what_is_covered() {
