@@ -1,28 +1,12 @@
 //! What is left where the kernel gives no namespaces: announced, weaker, and never open.
 //!
-//! The case is real and needs no root: a user namespace around the whole test whose own limit of namespaces is zero, as in
-//! most containers. The powers that it gives are dropped before keyhatch starts.
+//! The case is real and needs no root: `keyhatch_tests::NO_NAMESPACES`.
 
 #[allow(dead_code, reason = "two suites share it")]
 mod theatre;
 
-use std::process::Command;
-
-use keyhatch_tests::{Finished, World};
+use keyhatch_tests::{Finished, NO_NAMESPACES, World};
 use theatre::Theatre;
-
-/// Runs the rest of its arguments where no user namespace can be made.
-const NO_NAMESPACES: &[&str] = &[
-    "unshare",
-    "--user",
-    "--map-current-user",
-    "--keep-caps",
-    "sh",
-    "-c",
-    "echo 0 > /proc/sys/user/max_user_namespaces && \
-     exec setpriv --ambient-caps=-all --inh-caps=-all --bounding-set=-all \"$@\"",
-    "sh",
-];
 
 /// What only namespaces can hide, and what is said of it in SECURITY.md: names and sizes of the user's files, command
 /// lines of the user's processes. Rights over content are Landlock's, and hold.
@@ -46,18 +30,10 @@ const SEEN: &[&str] = &[
     "has_powers_in_its_bounding_set",
 ];
 
-fn without_namespaces(world: &World, arguments: &[&str]) -> Command {
-    let mut command = world.command(NO_NAMESPACES[0]);
-    command.args(&NO_NAMESPACES[1..]).arg(world.path("bin/keyhatch")).args(arguments);
-    command
-}
-
 fn run(world: &World, policy: &str, script: &str) -> Finished {
     let project = world.make_directory("home/plain");
     world.make_directory("home/plain/src");
-    let mut command = without_namespaces(world, &["run", "--policy", policy, "--", "sh", "-c", script]);
-    command.current_dir(project);
-    world.spawn(command).finish()
+    world.run_unnamespaced(&project, policy, script)
 }
 
 #[test]
@@ -152,7 +128,7 @@ fn the_doctor_tells_every_mechanism_and_tries_a_sandbox() {
         json["mechanisms"].as_array().expect("mechanisms").iter().find(|m| m["name"] == "Landlock");
     assert!(landlock.is_some_and(|m| m["state"]["version"].as_u64() >= Some(1)), "{json:#}");
 
-    let without = world.spawn(without_namespaces(&world, &["doctor"])).finish();
+    let without = world.spawn(world.unnamespaced(&["doctor"])).finish();
     assert!(
         without.stdout.contains("disabled    user namespaces are switched off by the sysctl"),
         "{without:?}"

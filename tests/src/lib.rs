@@ -18,6 +18,7 @@ mod sshd;
 mod terminal;
 pub mod testnet;
 mod twins;
+mod unnamespaced;
 mod user;
 mod world;
 
@@ -32,5 +33,6 @@ pub use session::ContainerSession;
 pub use sshd::{SshServer, SshVersion};
 pub use terminal::Terminal;
 pub use twins::{GITS, Twins};
+pub use unnamespaced::NO_NAMESPACES;
 pub use user::User;
 pub use world::{Finished, Running, World};
