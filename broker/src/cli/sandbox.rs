@@ -115,6 +115,8 @@ fn environment(plan: &Plan<'_>, user: &str, home: &Path) -> BTreeMap<String, Str
     set("GIT_CONFIG_SYSTEM", "/etc/gitconfig");
     set("GIT_TERMINAL_PROMPT", "0");
     set(SOCKETS_VARIABLE, SOCKETS_INSIDE);
+    // By name, because without a mount namespace it is where the user has it.
+    set("KEYHATCH_HELPER", HELPER_INSIDE);
     set("KEYHATCH_SESSION", plan.opened.session.as_str());
     env.extend(plan.opened.env.clone());
     env
