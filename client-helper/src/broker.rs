@@ -1,14 +1,13 @@
 //! The helper's end of `broker.sock`: one request a connection.
 
 use std::io::{self, Write};
-use std::os::unix::net::UnixStream;
 
 use keyhatch_protocol::frame::{self, FrameError, MAX_SESSION_FRAME};
 use keyhatch_protocol::message::{SOCKET_NAME, SessionReply, SessionRequest};
 use keyhatch_protocol::stream::{self, Channel};
 use thiserror::Error;
 
-use crate::sockets::{self, Unreachable};
+use crate::sockets::{self, Connection, Unreachable};
 
 /// The broker could not be asked.
 #[derive(Debug, Error)]
@@ -48,7 +47,7 @@ impl AskError {
 
 /// A connection on which one request was sent.
 pub(crate) struct Asked {
-    stream: UnixStream,
+    stream: Connection,
 }
 
 impl Asked {

@@ -103,7 +103,7 @@ fn serve(output: &mut impl Write) -> ExitCode {
     // Not the leader of a group, as a child of ours; started by hand, it stays with its terminal.
     rustix::process::setsid().ok();
     let listening =
-        sockets::connect(sockets::HTTP).map_err(|error| format!("{error}\nhint: {}", error.hint()));
+        sockets::connect_to_socket(sockets::HTTP).map_err(|error| format!("{error}\nhint: {}", error.hint()));
     let listener = listening.and_then(|_| TcpListener::bind(ADDRESS).map_err(|error| error.to_string()));
     let listener = match listener {
         Ok(listener) => listener,
@@ -119,7 +119,7 @@ fn serve(output: &mut impl Write) -> ExitCode {
     loop {
         let mut watched = [PollFd::new(&listener, PollFlags::IN)];
         let ready = poll(&mut watched, Some(&LOOK)).unwrap_or(0);
-        let Ok(session) = sockets::connect(sockets::HTTP) else { return ExitCode::SUCCESS };
+        let Ok(session) = sockets::connect_to_socket(sockets::HTTP) else { return ExitCode::SUCCESS };
         if ready == 0 {
             continue;
         }

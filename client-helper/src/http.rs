@@ -4,12 +4,11 @@
 //! and a refusal's text; bodies are streamed.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
 
 use chunked_transfer::Decoder;
 use thiserror::Error;
 
-use crate::sockets::{self, Unreachable};
+use crate::sockets::{self, Connection, Unreachable};
 
 /// Most bytes of an answer's head; the broker's are under 300.
 const MAX_HEAD: u64 = 16 * 1024;
@@ -44,7 +43,7 @@ pub(crate) type Body = Box<dyn Read>;
 
 /// A connection on which the head of a request was sent.
 pub(crate) struct Exchange {
-    stream: UnixStream,
+    stream: Connection,
 }
 
 impl Exchange {
@@ -67,7 +66,7 @@ impl Exchange {
     /// `POST` of a body that is yet to come, through the second value.
     pub(crate) fn post_stream(path: &str, headers: &str) -> Result<(Self, BodyWriter), HttpError> {
         let exchange = Self::begin("POST", path, &format!("{headers}Transfer-Encoding: chunked\r\n"))?;
-        let writer = BodyWriter { stream: exchange.stream.try_clone()? };
+        let writer = BodyWriter { stream: exchange.stream.clone() };
         Ok((exchange, writer))
     }
 
@@ -126,13 +125,13 @@ fn refusal(body: Body) -> HttpError {
 
 /// Writes the body of a request as it comes, in chunks.
 pub(crate) struct BodyWriter {
-    stream: UnixStream,
+    stream: Connection,
 }
 
 impl BodyWriter {
     /// Says that there will be no more of it, so that it is not taken for whole.
     pub(crate) fn abort(self) -> io::Result<()> {
-        self.stream.shutdown(std::net::Shutdown::Write)
+        self.stream.end_writing()
     }
 
     /// The body's end.

@@ -9,6 +9,7 @@ mod broker;
 mod credential;
 mod forward;
 mod gpg;
+mod hatch;
 mod http;
 mod image;
 mod sockets;

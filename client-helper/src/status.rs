@@ -21,10 +21,14 @@ pub(crate) fn answer(output: &mut impl Write) -> ExitCode {
 
 /// One line: the front end's socket, and whether it is on loopback too.
 fn reached() -> String {
-    let socket = sockets::directory().join(sockets::HTTP);
-    let front_end = match sockets::connect(sockets::HTTP) {
-        Ok(_) => socket.display().to_string(),
-        Err(error) => error.to_string(),
+    let reached = sockets::connect(sockets::HTTP).map(|_| ()).map_err(|error| error.to_string());
+    if let Some(hatch) = sockets::hatch() {
+        let how = reached.err().unwrap_or_else(|| format!("through the pipes in {}", hatch.display()));
+        return format!("git's front end: {how}; this sandbox has no sockets, nor has anything else in it");
+    }
+    let front_end = match reached {
+        Ok(()) => sockets::directory().join(sockets::HTTP).display().to_string(),
+        Err(error) => error,
     };
     let loopback = if forward::is_there() {
         format!("http://{}/", forward::ADDRESS)

@@ -173,7 +173,9 @@ fn grants(rules: &SandboxRules, notes: &mut Vec<String>) -> Vec<Grant> {
         // Its own and no other: the user's other terminals have the same owner, and obey what is written to them.
         grants.push(grant("/proc/self/fd/0".as_ref(), May::Device));
     }
-    grants.push(grant(&rules.fallback, May::Write));
+    // Beside these is the hatch, in which nothing but pipes can be made.
+    grants.extend(["home", "tmp"].map(|name| grant(&rules.fallback.join(name), May::Write)));
+    grants.push(grant(&rules.fallback.join("files"), May::Read));
     grants.extend(rules.home_source.iter().map(|home| grant(home, May::Write)));
     for mount in &rules.mounts {
         let masks: Vec<&Mount> = rules

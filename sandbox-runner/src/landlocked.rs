@@ -6,12 +6,16 @@
 
 use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use keyhatch_policies::rules::SandboxRules;
+use keyhatch_protocol::message::SOCKETS_INSIDE;
+use keyhatch_protocol::message::hatch::HATCH_VARIABLE;
 use rustix::process::{Pid, Signal, WaitOptions, getppid, wait};
 
 use crate::cgroup::Cgroup;
 use crate::error::{RunError, at};
+use crate::hatch::Hatch;
 use crate::observer::Observer;
 use crate::outer::said;
 use crate::supervise::{Ended, announce, die_with_parent, reap_while};
@@ -32,7 +36,12 @@ pub(crate) fn run(
     for line in [said_at_start(chosen)].iter().chain(&furniture.notes) {
         announce(rules, line);
     }
-    let (rules, grants) = (furniture.rules, furniture.grants);
+    let (mut rules, mut grants) = (furniture.rules, furniture.grants);
+    let hatch = if chosen.tier == Tier::C { hatch(&rules)? } else { None };
+    if let Some(hatch) = &hatch {
+        rules.env.insert(HATCH_VARIABLE.into(), hatch.directory().to_string_lossy().into_owned());
+        grants.extend(hatch.grants());
+    }
     keyring::enforce()?;
     privileges::hide()?;
     let parent = getppid();
@@ -45,7 +54,7 @@ pub(crate) fn run(
     let (alive_reader, alive_writer) = std::io::pipe().map_err(at("open", "a pipe"))?;
     match sys::fork().map_err(at("fork", "the command"))? {
         Forked::Child => {
-            drop(alive_writer);
+            drop((alive_writer, hatch));
             let confined = || -> Result<i32, RunError> {
                 die_with_parent()?;
                 still_alive(alive_reader)?;
@@ -61,6 +70,12 @@ pub(crate) fn run(
         }
         Forked::Parent(command) => {
             drop((alive_reader, observer));
+            // The last fork is done: a thread is in nobody's way.
+            let served = hatch.map_or(Ok(()), Hatch::serve);
+            if served.is_err() {
+                end_all_below()?;
+            }
+            served?;
             let ended = reap_while(command, || getppid() == parent)?;
             end_all_below()?;
             drop(alive_writer);
@@ -70,9 +85,18 @@ pub(crate) fn run(
     }
 }
 
+/// The way to the session's sockets for a command that can have none. None where there is no session: a sandbox that is
+/// made for its proof.
+fn hatch(rules: &SandboxRules) -> Result<Option<Hatch>, RunError> {
+    let sockets = rules.mounts.iter().find(|mount| mount.target == Path::new(SOCKETS_INSIDE));
+    // Outside of what the command may write to: there it could make what it likes.
+    let directory = rules.fallback.join("hatch");
+    sockets.map(|sockets| Hatch::prepare(&directory, &sockets.source)).transpose()
+}
+
 fn said_at_start(chosen: &Chosen) -> String {
     let sockets = match chosen.tier {
-        Tier::C => "no sockets at all",
+        Tier::C => "no sockets, git through pipes",
         _ => "the session's sockets and no others",
     };
     let because = chosen.because.as_deref().unwrap_or("unknown");

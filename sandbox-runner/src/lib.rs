@@ -11,13 +11,15 @@
 //! ```
 //!
 //! Where the kernel gives no namespaces, the command is a child of the outer process (`landlocked`), and weaker walls are
-//! announced. Called as `keyhatch`, in a container with a session mounted, it is `keyhatch run --inside` ([`inside`]).
+//! announced. In tier C that process has one thread more, once the command exists: the `hatch`. Called as `keyhatch`, in a
+//! container with a session mounted, it is `keyhatch run --inside` ([`inside`]).
 
 mod cgroup;
 mod command;
 pub mod error;
 mod facts;
 mod furniture;
+pub mod hatch;
 mod init;
 mod inside;
 mod keyring;

@@ -5,7 +5,7 @@
 use std::io;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use keyhatch_policies::rules::{NetworkInside, SandboxRules};
 
@@ -105,9 +105,9 @@ fn parent() -> libc::c_long {
 
 fn set_id(rules: &SandboxRules) -> io::Result<()> {
     let directory = if Path::new("/tmp").is_dir() && std::fs::read_dir("/tmp").is_ok() {
-        Path::new("/tmp")
+        PathBuf::from("/tmp")
     } else {
-        rules.fallback.as_path()
+        rules.fallback.join("tmp")
     };
     let path = directory.join(".keyhatch-probe");
     std::fs::write(&path, b"")?;

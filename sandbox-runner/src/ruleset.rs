@@ -44,6 +44,8 @@ pub(crate) enum May {
     Write,
     /// Read, and connect to the local sockets there.
     Connect,
+    /// Make named pipes, open them and remove them; nothing else can be there.
+    Pipes,
 }
 
 impl May {
@@ -58,6 +60,9 @@ impl May {
                 AccessFs::from_all(abi) & !(AccessFs::MakeBlock | AccessFs::MakeChar | AccessFs::ResolveUnix)
             }
             Self::Connect => AccessFs::from_read(abi) | AccessFs::ResolveUnix,
+            Self::Pipes => {
+                AccessFs::MakeFifo | AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::RemoveFile
+            }
         }
     }
 }

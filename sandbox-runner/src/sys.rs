@@ -35,7 +35,8 @@ pub fn inherited(number: RawFd) -> Option<OwnedFd> {
 /// # Errors
 /// What the kernel says.
 pub fn fork() -> io::Result<Forked> {
-    // JUSTIFICATION: no safe crate forks. SAFETY: this program never starts a thread, so the child's memory is whole.
+    // JUSTIFICATION: no safe crate forks. SAFETY: this program starts no thread before its
+    // last fork, so the child's memory is whole.
     match checked(unsafe { libc::fork() }.into())? {
         0 => Ok(Forked::Child),
         pid => Pid::from_raw(i32::try_from(pid).unwrap_or(0))

@@ -38,7 +38,7 @@ impl Tier {
         match self {
             Self::A => "namespaces, Landlock, seccomp",
             Self::B => "Landlock and seccomp; local sockets by name, no network of its own",
-            Self::C => "Landlock and seccomp; no sockets at all",
+            Self::C => "Landlock and seccomp; no sockets, git through pipes",
         }
     }
 }

@@ -55,6 +55,15 @@ fn the_sandbox_holds_on_linux_6_12() {
     let machine = Machine::boot("6.12.", &PROGRAMS);
     holds(&machine, 6, &["escapes every_act"]);
     limits_are_the_cgroups(&machine, "the user's systemd", "");
+    let without = machine.run("root", "sysctl -w user.max_user_namespaces=0");
+    assert!(without.ok, "{}", without.text);
+    // Not a socket is left, and the push is the same.
+    a_push_goes_through(
+        &machine,
+        "C",
+        "PATH=$HOME/bin:/usr/bin:/bin sh -c",
+        "[Errno 1] Operation not permitted",
+    );
 }
 
 #[test]
@@ -137,17 +146,18 @@ const IN_DELEGATED: &str = "
 echo $$ >/sys/fs/cgroup/delegated/shell/cgroup.procs
 setpriv --reuid 1000 --regid 1000 --clear-groups env -i HOME=/home/kh USER=kh PATH=/usr/bin:/bin KEYHATCH_CGROUP=/sys/fs/cgroup/delegated";
 
-/// The whole path without a namespace: a push, signed, through the session's socket, which Landlock names and no other.
-fn a_push_goes_through_in_tier_b(machine: &Machine) {
-    let ran = machine.run("kh", PUSH);
-    assert!(ran.text.contains("keyhatch: tier B"), "{}", ran.text);
+/// The whole path without a namespace: a push, signed, through the session's socket, which Landlock names and no other, or
+/// where it cannot, through the session's pipes.
+fn a_push_goes_through(machine: &Machine, tier: &str, shell: &str, socket: &str) {
+    let ran = machine.run("kh", &PUSH.replace("SHELL", shell));
+    assert!(ran.text.contains(&format!("keyhatch: tier {tier}")), "{}", ran.text);
     for expected in [
         "rc: 0",
         "arrived: by the agent",
         "signature: G",
         "seen inside: G",
         "cat: /home/kh/.ssh/id_ed25519: Permission denied",
-        "PermissionError: [Errno 13] Permission denied",
+        &format!("PermissionError: {socket}"),
     ] {
         assert!(ran.text.contains(expected), "{expected}\n{}", ran.text);
     }
@@ -186,7 +196,7 @@ git log -1 --format='seen inside: %G?'
 cat /home/kh/.ssh/id_ed25519
 python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect("/run/user/1000/keyhatch/control.sock")' 2>&1 | tail -1
 INSIDE
-PATH=/usr/local/bin:/usr/bin:/bin /usr/local/bin/restricted -c 'keyhatch run --policy ~/allow.toml -- sh inside.sh' 2>&1
+SHELL 'keyhatch run --policy ~/allow.toml -- sh inside.sh' 2>&1
 git -C ~/up/it.git log -1 --format='arrived: %s'
 echo "ada@example.org $(cat ~/.ssh/id_ed25519.pub)" >~/signers
 git -C ~/up/it.git -c gpg.ssh.allowedSignersFile=$HOME/signers log -1 --format='signature: %G?' main
@@ -203,7 +213,8 @@ fn apparmor_decides_the_tier(machine: &Machine) {
     let without = machine.run("kh", WITHOUT_NAMESPACES);
     assert!(without.text.contains("unshare: 1"), "the restriction is there: {}", without.text);
     assert!(without.text.contains("keyhatch: tier B: Landlock ABI 11, seccomp"), "{}", without.text);
-    a_push_goes_through_in_tier_b(machine);
+    let shell = "PATH=/usr/local/bin:/usr/bin:/bin /usr/local/bin/restricted -c";
+    a_push_goes_through(machine, "B", shell, "[Errno 13] Permission denied");
     assert!(without.text.contains("AppArmor") && without.text.contains("inside: 1000"), "{}", without.text);
     let loaded = machine.run("root", "apparmor_parser -r /etc/apparmor.d/keyhatch-run");
     assert!(loaded.ok, "{}", loaded.text);

@@ -25,6 +25,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use keyhatch_protocol::Remote;
+use keyhatch_protocol::message::HTTP_SOCKET_NAME;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -71,7 +72,7 @@ impl Front {
 /// # Errors
 /// When the socket cannot be bound.
 pub fn listen_on_socket(broker: &Arc<Broker>, session: &Arc<Session>) -> Result<(), ListenError> {
-    let listener = UnixListener::bind(session.sockets().join("http.sock"))?;
+    let listener = UnixListener::bind(session.sockets().join(HTTP_SOCKET_NAME))?;
     tokio::spawn(accept_until_closed(Front::of(broker, session), Listener::Unix(listener)));
     Ok(())
 }

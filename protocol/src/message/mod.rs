@@ -1,5 +1,7 @@
 //! Messages on a session's `broker.sock`: one request, one reply, then frames where the reply says so.
 
+pub mod hatch;
+
 use serde::{Deserialize, Serialize};
 
 use crate::SignatureFormat;
@@ -12,6 +14,9 @@ pub const SOCKETS_VARIABLE: &str = "KEYHATCH_SOCKETS";
 
 /// The name of the socket that these messages go through, in the directory of the session's sockets.
 pub const SOCKET_NAME: &str = "broker.sock";
+
+/// The name of the socket of the front end for git, in the same directory.
+pub const HTTP_SOCKET_NAME: &str = "http.sock";
 
 /// The host that a container's git configuration rewrites brokered remotes to: nothing but the helper's ssh goes there.
 pub const BRIDGE_HOST: &str = "keyhatch";

@@ -18,7 +18,7 @@ use keyhatch_policies::network::NetworkMode;
 use keyhatch_policies::rules::{FileInside, Mount};
 use keyhatch_policies::{Policy, Project, ProjectAccess};
 use keyhatch_protocol::SessionId;
-use keyhatch_protocol::message::{BRIDGE_BASE, SOCKET_NAME, SOCKETS_VARIABLE};
+use keyhatch_protocol::message::{BRIDGE_BASE, HTTP_SOCKET_NAME, SOCKET_NAME, SOCKETS_VARIABLE};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -204,7 +204,7 @@ impl Container {
 /// # Errors
 /// When a mode cannot be set.
 pub fn let_all_connect(sockets: &Path) -> io::Result<()> {
-    for name in [SOCKET_NAME, "http.sock", ssh_agent::SOCKET_NAME] {
+    for name in [SOCKET_NAME, HTTP_SOCKET_NAME, ssh_agent::SOCKET_NAME] {
         match fs::set_permissions(sockets.join(name), fs::Permissions::from_mode(0o666)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
