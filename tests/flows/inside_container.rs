@@ -51,7 +51,7 @@ impl Stage {
 /// What a command tries; each line says whether it worked.
 const ATTEMPTS: &str = "tried() { if \"$@\" > /dev/null 2>&1; then echo \"$1 $2 worked\"; else echo \"$1 $2 failed\"; fi; }; \
     internet() { bash -c ': > /dev/udp/127.0.0.1/9'; }; \
-    other() { KEYHATCH_SOCKETS=/run/keyhatch-git/other /run/keyhatch/keyhatch-helper status; }; \
+    other() { KEYHATCH_SOCKETS=/tmp/other /run/keyhatch/keyhatch-helper status; }; \
     into() { echo x > $1; }; token() { test -n \"$TOKEN\"; }; above() { test \"$(ls / | wc -l)\" -gt 0; }; \
     tried cat /other/secret; tried into /other/file; tried into /tmp/file; tried above; tried internet; tried other; tried token; \
     cat /work/README; touch /work/made && echo made";
@@ -63,12 +63,12 @@ fn a_command_is_confined_in_a_container_and_nothing_of_it_is_left() {
     let mut container = stage.container("default");
     // Somebody else's session, in reach of the container.
     let other = ContainerSession::open(world, &stage.project, "default");
-    container.mounts.push((other.sockets.clone(), "/run/keyhatch-git/other".into(), false));
+    container.mounts.push((other.sockets.clone(), "/tmp/other".into(), false));
     container.env.push(("TOKEN".into(), "canary".into()));
     let ran = container.runc(world, ATTEMPTS).ok();
     assert_eq!(ran.stdout.matches(" worked\n").count(), 7, "{ran:?}");
     let script = format!(
-        "cd /work; {AS_ROOT} sh -c '{}; pwd; (sleep 987654 &); exit 7'; echo \"code $?\"; ls -A /tmp | grep -v file; \
+        "cd /work; {AS_ROOT} sh -c '{}; pwd; (sleep 987654 &); exit 7'; echo \"code $?\"; ls -A /tmp | grep -v -e file -e other; \
          grep -lz '^sleep$' /proc/[0-9]*/cmdline; {AS_ROOT} sh -c 'kill -USR1 $$'; echo \"code $?\"",
         ATTEMPTS.replace('\'', "'\\''")
     );
@@ -96,6 +96,7 @@ fn podman_and_docker_confine_a_command_as_root_and_as_a_user_and_its_commits_com
     let hard = ["--read-only", "--tmpfs", "/tmp:rw,mode=1777", "--cap-drop", "ALL"];
     for (name, uid, ran) in [
         ("podman", 0, root.start_podman(world, &hard, &script("podman", AS_ROOT)).finish()),
+        ("mapped", 4242, user.start_podman(world, &hard, &script("mapped", INSIDE)).finish()),
         ("docker", 4242, docker.run(&user, &hard[3..], &script("docker", INSIDE))),
     ] {
         assert_eq!(ran.stdout, format!("canary\n{uid}\n0\n"), "{name}: {ran:?}");

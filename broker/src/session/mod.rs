@@ -368,7 +368,7 @@ pub async fn open(
     registries: Vec<Answer>,
 ) -> Result<(Session, Furniture), OpenError> {
     let hosts = registries::hosts(&registries);
-    let (mut session, ground) = begin(paths, opening, (true, false)).await?;
+    let (mut session, ground) = begin(paths, opening, None).await?;
     session.network = SessionNetwork::new(session.policy.network().clone(), hosts);
     let furniture = session.furnish(ground, registries).await?;
     Ok((session, furniture))
@@ -384,7 +384,8 @@ pub async fn open_for_container(
     opening: Opening,
     container: &Container,
 ) -> Result<(Session, container::Furniture), OpenError> {
-    let (mut session, ground) = begin(paths, opening, (container.target.is_some(), true)).await?;
+    let target = container.target.as_deref();
+    let (mut session, ground) = begin(paths, opening, Some(target)).await?;
     session.expires = Some(session.opened + Duration::from_secs(container.lasts));
     session.name.clone_from(&container.name);
     match session.furnish_container(ground, container) {
@@ -399,12 +400,11 @@ pub async fn open_for_container(
     }
 }
 
-/// Makes what every session has. `covered` is whether the project's place inside is known: only then can anything be over
-/// it.
+/// Makes what every session has. In a container the project's place may be known: only then can anything be over it.
 async fn begin(
     paths: &Paths,
     opening: Opening,
-    (covered, container): (bool, bool),
+    container: Option<Option<&Path>>,
 ) -> Result<(Session, Ground), OpenError> {
     let Opening { id, project: directory, policy } = opening;
     let sockets = paths.sessions().join(id.as_str());
@@ -421,7 +421,8 @@ async fn begin(
             nothing
         }
     };
-    let covered = covered && access != ProjectAccess::None;
+    let target = container.flatten();
+    let covered = (container.is_none() || target.is_some()) && access != ProjectAccess::None;
     let own = covered && policy.repository().git_dir == GitDirectory::Own;
     let nested = if own { repositories_inside(paths, &directory).await } else { BTreeSet::new() };
     let mut git = ProjectGit::read(&directory, &nested).await?;
@@ -433,9 +434,10 @@ async fn begin(
     };
     let told = Arc::new(Told::default());
     let (keeper, over) = if own {
-        let record = Record::new(&id, &directory, &policy, container);
+        let record = Record::new(&id, &directory, &policy, container.is_some());
         let at = paths.git_directories().join(id.as_str());
-        let made_of = (std::mem::take(&mut git.sources), policy.repository().protect.clone());
+        let protect = policy.repository().protect.clone();
+        let made_of = (std::mem::take(&mut git.sources), protect, target.map(Path::to_owned));
         let (keeper, over) = own_git_directory((at, &told), record, made_of).await?;
         let read_only = access == ProjectAccess::Read;
         let over = over.into_iter().map(|m| Mount { read_only: m.read_only || read_only, ..m }).collect();
@@ -497,11 +499,12 @@ async fn repositories_inside(paths: &Paths, project: &Path) -> BTreeSet<PathBuf>
 async fn own_git_directory(
     (directory, told): (PathBuf, &Arc<Told>),
     mut record: Record,
-    (sources, protect): (Vec<Source>, Vec<String>),
+    (sources, protect, target): (Vec<Source>, Vec<String>, Option<PathBuf>),
 ) -> Result<(Keeper, Vec<Mount>), OpenError> {
     let told = Arc::clone(told);
     let made = tokio::task::spawn_blocking(move || {
-        let ground = gitdir::Ground { directory: &directory, sources: &sources, protect: &protect };
+        let (sources, protect, target) = (&sources, &protect, target.as_deref());
+        let ground = gitdir::Ground { directory: &directory, sources, protect, target };
         let mounts = gitdir::build(&ground, &mut record)?;
         Ok((Keeper::start(&directory, record, told)?, mounts))
     });

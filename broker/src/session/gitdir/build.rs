@@ -282,15 +282,16 @@ fn copy_hooks(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the hooks of a directory outside the project, and returns where they are inside.
+/// Takes the hooks of a directory outside the project, and returns where they are in the git directory.
 ///
 /// # Errors
 /// When they cannot be copied.
-pub fn borrow_hooks(state: &State, from: &Path) -> io::Result<PathBuf> {
-    let to = state.session().join("hooks-borrowed");
+pub fn borrow_hooks(state: &State, from: &Path) -> io::Result<&'static Path> {
+    let name = Path::new("hooks-borrowed");
+    let to = state.session().join(name);
     fs::create_dir_all(&to)?;
     copy_hooks(from, &to)?;
-    Ok(state.common.join("hooks-borrowed"))
+    Ok(name)
 }
 
 fn copy(from: &Path, to: &Path, name: &str) -> io::Result<()> {

@@ -20,6 +20,7 @@ pub mod harvest;
 mod headlog;
 mod host;
 mod index;
+mod inside;
 mod keeper;
 mod kept;
 mod large;
@@ -49,6 +50,7 @@ use keyhatch_policies::rules::Mount;
 use keyhatch_protocol::Remote;
 
 pub(in crate::session) use beneath::Stamp;
+use inside::Places;
 pub use keeper::{Directories, Keeper, hold, recover};
 pub use layout::{DotGit, Repository};
 pub use placeholder::forget as forget_placeholders;
@@ -82,6 +84,8 @@ pub struct Ground<'g> {
     pub sources: &'g [Source],
     /// Paths that the policy protects.
     pub protect: &'g [String],
+    /// Where a container has the project.
+    pub target: Option<&'g Path>,
 }
 
 /// Builds the git directories of a session, completes its record, and says what is mounted, parents first.
@@ -101,39 +105,41 @@ fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
     let empty = ground.directory.join("empty");
     fs::write(&empty, "")?;
     let project = record.project.clone();
+    let places = Places::new(&project, ground.target);
     let mut mounts = Vec::new();
     let mut submodules = Vec::new();
     for source in ground.sources {
         let repository = &source.repository;
         record.covered.push(repository.worktree.clone());
         mounts.extend(protect::pins(&project, &repository.worktree));
+        // Worktrees of one repository share what is shared.
+        let shared = record.repositories.iter().position(|state| state.common == repository.common);
+        let number = shared.unwrap_or(record.repositories.len());
         if matches!(repository.dot_git, DotGit::File | DotGit::Link) {
             // The pointer itself: the host's git follows it, so it must stay what it is.
-            let pointer = repository.worktree.join(".git");
-            mounts.push(Mount { source: pointer.clone(), target: pointer, read_only: true });
+            mounts.push(places.pointer(repository, number, ground.directory)?);
         }
-        // Worktrees of one repository share what is shared.
-        let shared = record.repositories.iter_mut().find(|state| state.common == repository.common);
-        if let Some(state) = shared {
+        if let Some(state) = shared.and_then(|shared| record.repositories.get_mut(shared)) {
             if let Some(name) = repository.linked_name() {
                 drop(build::add_tree(&repository.git_dir, state, &format!("worktrees/{name}"), true)?);
+                places.link_back(repository, &state.session())?;
             }
             continue;
         }
-        let number = record.repositories.len();
         let own = ground.directory.join(number.to_string());
-        let (mut state, linked) = build::build(repository, (number, &own), &render(&source.config))?;
+        let config = places.settings(source);
+        let (mut state, linked) = build::build(repository, (number, &own), &render(&config))?;
+        places.link_back(repository, &state.session())?;
         state.tracking = tracking(&source.config);
         if number == 0 {
             submodules = linked;
         }
         if let Some(hooks) = &source.hooks {
-            let inside = build::borrow_hooks(&state, hooks)?;
-            let mut config = source.config.clone();
-            config.push(Setting { key: "core.hookspath".into(), value: inside.display().to_string() });
+            let name = build::borrow_hooks(&state, hooks)?;
+            let config = [config, vec![places.hooks(repository, number, name)]].concat();
             fs::write(state.session().join("config"), render(&config))?;
         }
-        mounts.extend(mounts_of(repository, number, &state, &empty));
+        mounts.extend(mounts_of((repository, &places.mounted(repository, number)), number, &state, &empty));
         record.repositories.push(state);
     }
     let own = record
@@ -158,6 +164,7 @@ fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
     mounts.extend(protect_nested(ground, record)?);
     if record.container {
         fs::set_permissions(&empty, fs::Permissions::from_mode(0o444))?;
+        mounts.extend(inside::mount_points(ground.directory, &mounts)?);
         let ours =
             mounts.iter().filter(|mount| !mount.read_only && mount.source.starts_with(ground.directory));
         ours.map(|mount| mount.source.as_path()).try_for_each(share::with_every_uid)?;
@@ -249,14 +256,18 @@ fn uninitialised(ground: &Ground<'_>, record: &Record, submodules: &[Vec<u8>]) -
 }
 
 /// What of one repository is mounted where.
-fn mounts_of(repository: &Repository, number: usize, state: &State, empty: &Path) -> Vec<Mount> {
+fn mounts_of(
+    (repository, common): (&Repository, &Path),
+    number: usize,
+    state: &State,
+    empty: &Path,
+) -> Vec<Mount> {
     let read_only = |source: &Path, target: &Path| Mount {
         source: source.into(),
         target: target.into(),
         read_only: true,
     };
-    let mut mounts =
-        vec![Mount { source: state.session(), target: repository.common.clone(), read_only: false }];
+    let mut mounts = vec![Mount { source: state.session(), target: common.to_owned(), read_only: false }];
     for (at, store) in repository.stores.iter().enumerate() {
         let inside = build::store_inside(number, at);
         mounts.push(read_only(store, &inside));
