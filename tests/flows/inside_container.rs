@@ -51,7 +51,7 @@ impl Stage {
 /// What a command tries; each line says whether it worked.
 const ATTEMPTS: &str = "tried() { if \"$@\" > /dev/null 2>&1; then echo \"$1 $2 worked\"; else echo \"$1 $2 failed\"; fi; }; \
     internet() { bash -c ': > /dev/udp/127.0.0.1/9'; }; \
-    other() { KEYHATCH_SOCKETS=/tmp/other /run/keyhatch/keyhatch-helper status; }; \
+    other() { env -u KEYHATCH_HATCH KEYHATCH_SOCKETS=/tmp/other /run/keyhatch/keyhatch-helper status; }; \
     into() { echo x > $1; }; token() { test -n \"$TOKEN\"; }; above() { test \"$(ls / | wc -l)\" -gt 0; }; \
     tried cat /other/secret; tried into /other/file; tried into /tmp/file; tried above; tried internet; tried other; tried token; \
     cat /work/README; touch /work/made && echo made";
