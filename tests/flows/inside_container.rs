@@ -14,15 +14,16 @@ const INSIDE: &str = "/run/keyhatch/keyhatch run --inside --";
 struct Stage {
     world: World,
     _server: SshServer,
+    upstream: PathBuf,
     project: PathBuf,
 }
 
 impl Stage {
     fn new() -> Self {
-        let (world, _server, _, project) = World::behind_ssh();
+        let (world, _server, upstream, project) = World::behind_ssh();
         // A container's other uids must get into it.
         std::fs::set_permissions(&project, PermissionsExt::from_mode(0o755)).expect("a mode");
-        Self { world, _server, project }
+        Self { world, _server, upstream, project }
     }
 
     /// A container with a session over the project at /work, and another directory of the user's at /other.
@@ -77,6 +78,36 @@ fn a_command_is_confined_in_a_container_and_nothing_of_it_is_left() {
     assert!(ran.stdout.ends_with("hello\nmade\n/work\ncode 7\ncode 138\n"), "{ran:?}");
     assert!(ran.stderr.contains("keyhatch: tier "), "{ran:?}");
     assert!(ran.stderr.contains("no namespaces: "), "{ran:?}");
+}
+
+#[test]
+fn a_confined_command_pushes_and_signs_through_the_containers_session() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    let key = world.path("home/id_signing");
+    let mut keygen = world.command("ssh-keygen");
+    keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "ada", "-f"]).arg(&key);
+    assert!(keygen.status().expect("ssh-keygen runs").success());
+    let public = key.with_extension("pub");
+    let signers = format!("ada@example.org {}", std::fs::read_to_string(&public).expect("a public key"));
+    let signers = world.write("home/allowed_signers", &signers).display().to_string();
+    for (name, value) in [
+        ("gpg.format", "ssh"),
+        ("user.signingkey", &public.display().to_string()),
+        ("gpg.ssh.allowedSignersFile", &signers),
+    ] {
+        world.git(&world.home(), &["config", "--global", name, value]).ok();
+    }
+    let script = "git commit -q -S --allow-empty -m signed && git push origin main && git fetch origin && git log -1 --format=%G?";
+    let run = stage
+        .container("default")
+        .start_runc(world, &["sh", "-c", &format!("cd /work; {AS_ROOT} sh -c '{script}'")]);
+    world.approve_next();
+    let ran = run.finish().ok();
+    assert!(ran.stderr.contains("remote: keyhatch: waiting for approval"), "{ran:?}");
+    assert_eq!(world.tip(&stage.upstream, "main"), world.tip(&stage.project, "main"));
+    let verified = world.git(&stage.upstream, &["verify-commit", "main"]).ok();
+    assert!(verified.stderr.contains("Good \"git\" signature for ada@example.org"), "{verified:?}");
 }
 
 #[test]
