@@ -1,5 +1,7 @@
 //! The session's own git directory: git works inside, and the user sees afterwards what they would have seen without.
 
+use std::os::unix::fs::MetadataExt;
+
 use keyhatch_tests::{GITS, SshServer, SshVersion, Twins, World};
 
 #[test]
@@ -118,6 +120,21 @@ fn a_commit_is_on_the_host_while_the_session_runs() {
         run.finish().ok();
         twins.world.clean(&twins.boxed);
     }
+}
+
+#[test]
+fn the_hosts_own_files_have_one_name_again_soon_after_the_start() {
+    let twins = Twins::new(GITS[1]);
+    twins.prepare("git pack-refs --all");
+    let run =
+        twins.world.start(&twins.boxed, "default", "touch ready; while ! test -e go; do sleep 0.05; done");
+    twins.world.wait_until("it runs", || twins.boxed.join("ready").exists());
+    for name in [".git/index", ".git/packed-refs"] {
+        let names = || std::fs::metadata(twins.boxed.join(name)).map(|file| file.nlink());
+        twins.world.wait_until("the keeper copies it", || names().is_ok_and(|names| names == 1));
+    }
+    twins.world.write("boxed/go", "");
+    run.finish().ok();
 }
 
 #[test]

@@ -28,6 +28,15 @@ impl Times {
         sorted.sort();
         *sorted.get((sorted.len().max(1) - 1) / 2).expect("something was measured")
     }
+
+    /// The shortest: what is left where nothing else was running.
+    ///
+    /// # Panics
+    /// When nothing was measured.
+    #[must_use]
+    pub fn least(&self) -> Duration {
+        *self.0.iter().min().expect("something was measured")
+    }
 }
 
 /// Prints a comparison: what, ours, theirs, the ratio and what it aims at.

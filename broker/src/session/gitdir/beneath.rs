@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, renameat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, mkdirat, openat2, renameat, unlinkat,
 };
 
 /// What a path leads through.
@@ -233,6 +233,12 @@ impl Stamp {
         std::fs::symlink_metadata(path).ok().map(|metadata| Self::of(&metadata))
     }
 
+    /// Without the time of the last change, which also another name or mode is: of a file that its writers replace.
+    #[must_use]
+    pub fn of_content(self) -> Self {
+        Self { changed: (0, 0), ..self }
+    }
+
     /// Whether it was changed so lately that another change might not show: a file system counts time in steps. Only of
     /// a stamp that is older than that may be said later that nothing happened since.
     #[must_use]
@@ -259,6 +265,19 @@ impl Stamp {
             modified: (second(a)?, second(b)?),
             changed: (second(c)?, second(d)?),
         })
+    }
+
+    /// Of what the kernel says of a file.
+    #[must_use]
+    pub fn of_stat(stat: &Stat) -> Self {
+        // Their widths differ between architectures.
+        let second = |number| i64::try_from(number).unwrap_or(0);
+        Self {
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            modified: (stat.st_mtime, second(stat.st_mtime_nsec)),
+            changed: (stat.st_ctime, second(stat.st_ctime_nsec)),
+        }
     }
 
     /// Of a file's metadata.
@@ -316,6 +335,22 @@ mod tests {
         assert!(s.append("refs/heads/link", b"x").is_err());
         assert!(Beneath::hostile(&inside.join("refs/up")).is_err());
         assert_eq!(fs::read_to_string(&outside).expect("reads"), "secret");
+    }
+
+    #[test]
+    fn another_name_is_no_change_of_content_and_another_file_is() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let (one, two) = (temp.path().join("one"), temp.path().join("two"));
+        fs::write(&one, "x").expect("writes");
+        let stamp = || Stamp::at(&one).expect("it is there");
+        let before = stamp();
+        while stamp() == before {
+            fs::remove_file(&two).ok();
+            fs::hard_link(&one, &two).expect("links");
+        }
+        assert_eq!(stamp().of_content(), before.of_content());
+        fs::write(&two, "more").expect("writes");
+        assert_ne!(stamp().of_content(), before.of_content());
     }
 
     #[test]

@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use keyhatch_protocol::ObjectFormat;
 
 use super::beneath::Beneath;
+use super::borrowed::{self, borrow};
+use super::host;
+use super::index::{self, GitlinkSearch};
 use super::layout::{DotGit, Repository};
 use super::reflog::LogEntry;
 use super::refs::{Base, Head, Refs, loose, packed, render_packed};
 use super::state::{Outcome, State, Tree};
-use super::{host, index};
 
 /// Files of a shared git directory that are taken as they are.
 const COMMON: &[&str] =
@@ -103,7 +105,7 @@ pub fn build(
     fs::write(session.join("objects/info/alternates"), stores)?;
     fs::write(session.join("config"), config)?;
     copy_hooks(&repository.common.join("hooks"), &session.join("hooks"))?;
-    let start = refs(repository, &mut state)?;
+    refs(repository, &mut state)?;
     logs(&repository.common, &session)?;
     let log = fs::read(session.join("logs/refs/stash")).unwrap_or_default();
     state.stash = LogEntry::tail(&log, usize::MAX).into_iter().map(|entry| entry.new).collect();
@@ -115,7 +117,7 @@ pub fn build(
     let submodules = own_tree(repository, &mut state)?;
     state.begun = match state.trees.first().and_then(|tree| tree.head.clone()) {
         Some(Head::Detached(id)) => Some(id),
-        Some(Head::Branch(name)) => state.base.values(&start, std::iter::once(&name)).remove(&name),
+        Some(Head::Branch(name)) => state.agreed_value(&name)?,
         None => None,
     };
     Ok((state, submodules))
@@ -165,57 +167,56 @@ pub fn add_tree(
     Ok(submodules)
 }
 
-/// The index, read once: what is agreed on is what the session gets, also where the host's git writes it meanwhile.
-/// Returns the paths of its submodules.
+/// The index: what is agreed on is the very file that the session gets a copy of, also where the host's git puts another
+/// there meanwhile. Returns the paths of its submodules.
 fn index(git_dir: &Path, (to, agreed): (&Path, &Path), format: ObjectFormat) -> io::Result<Vec<Vec<u8>>> {
-    let bytes = match fs::read(git_dir.join("index")) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    // At once: of 300,000 files it is 30 MB, and a session waits for it.
-    std::thread::scope(|scope| {
-        let copying = scope.spawn(|| fs::write(to.join("index"), &bytes));
-        let kept = fs::write(agreed, &bytes);
-        let submodules = match index::may_have_gitlinks(&bytes) {
-            true => index::gitlinks(&bytes, format).unwrap_or_default(),
-            false => Vec::new(),
-        };
-        copying.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))?;
-        kept.map(|()| submodules)
-    })
+    let Some(file) = borrow(&git_dir.join("index"), agreed)? else { return Ok(Vec::new()) };
+    let mut search = GitlinkSearch::default();
+    borrowed::copy(&file, &to.join("index"), |piece| search.look(piece))?;
+    match search.is_possible() {
+        true => Ok(index::gitlinks(&fs::read(agreed)?, format).unwrap_or_default()),
+        false => Ok(Vec::new()),
+    }
 }
 
-/// Refs: always in the files format inside, which every git reads. A packed file is copied as it is, and returned.
-fn refs(repository: &Repository, state: &mut State) -> io::Result<Vec<u8>> {
-    let session = state.session();
-    let (start, loose) = if repository.reftable {
+/// Refs: always in the files format inside, which every git reads. A packed file is copied as it is.
+fn refs(repository: &Repository, state: &mut State) -> io::Result<()> {
+    let (session, agreed) = (state.session(), state.agreed().join("packed-refs"));
+    let given = session.join("packed-refs");
+    let loose = if repository.reftable {
         let mut all = host::Git::of(state).refs()?;
         all.retain(|name, _| is_shown(name.as_str()));
-        (render_packed(&all), Refs::new())
+        write_both((&given, &agreed), &render_packed(&all))?;
+        Refs::new()
     } else {
-        let common = Beneath::own(&repository.common)?;
-        let start = fs::read(repository.common.join("packed-refs")).unwrap_or_default();
-        let mut loose = loose(&common)?;
+        // Loose ones first: what git packs meanwhile is found among the packed ones.
+        let mut loose = loose(&Beneath::own(&repository.common)?)?;
         loose.retain(|name, _| is_shown(name.as_str()));
+        let host = repository.common.join("packed-refs");
         if loose.len() > MAX_LOOSE {
-            let mut all: Refs = packed(&start).collect();
-            all.extend(loose);
-            (render_packed(&all), Refs::new())
+            let mut all: Refs = packed(&fs::read(host).unwrap_or_default()).collect();
+            all.append(&mut loose);
+            write_both((&given, &agreed), &render_packed(&all))?;
         } else {
-            (start, loose)
+            match borrow(&host, &agreed)? {
+                Some(file) => borrowed::copy(&file, &given, |_| {})?,
+                None => write_both((&given, &agreed), b"")?,
+            }
         }
+        loose
     };
-    fs::write(session.join("packed-refs"), &start)?;
-    fs::write(state.agreed().join("packed-refs"), &start)?;
     for (name, id) in &loose {
         let path = session.join(name.as_str());
         fs::create_dir_all(path.parent().unwrap_or(&session))?;
         fs::write(path, format!("{id}\n"))?;
     }
     state.base.since = loose.into_iter().map(|(name, id)| (name, Some(id))).collect();
-    symbolic(&repository.common.join("refs/remotes"), &session.join("refs/remotes"))?;
-    Ok(start)
+    symbolic(&repository.common.join("refs/remotes"), &session.join("refs/remotes"))
+}
+
+fn write_both((one, other): (&Path, &Path), bytes: &[u8]) -> io::Result<()> {
+    fs::write(one, bytes)?;
+    fs::write(other, bytes)
 }
 
 /// What waits from earlier sessions, and the stash, which is a log, are not shown as refs.

@@ -130,6 +130,7 @@ impl Work {
         // What both sides look like at the start is what they agreed on.
         self.seen = self.states().iter().map(stamps).collect();
         let mut wait = TICK;
+        let mut owned = false;
         loop {
             match orders.recv_timeout(wait) {
                 Ok(Order { over, answer }) => {
@@ -141,8 +142,18 @@ impl Work {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            // Not before the command is on its way: of 300,000 files it is 30 MB.
+            owned = owned || self.own_agreed();
             wait = if self.rounds(false) { TICK } else { AFTER_FAILURE };
         }
+    }
+
+    fn own_agreed(&self) -> bool {
+        let owned = self.states().iter().try_for_each(State::own_agreed);
+        if let Err(error) = &owned {
+            tracing::warn!(%error, "what was agreed on with the host is still the host's own file");
+        }
+        owned.is_ok()
     }
 
     /// Plays a round for every repository in which something moved. Returns whether all could be played.
@@ -302,13 +313,14 @@ fn stamps(state: &State) -> Vec<Stamp> {
         stamps.extend(state.trees.iter().map(|tree| inside.stamp(&tree.within)));
     }
     if let Ok(host) = Beneath::own(&state.common) {
-        stamps.extend(refs::stamps(&host));
+        // Another session that starts gives these two a second name for a while, which is no change of theirs.
+        stamps.extend(refs::stamps(&host).into_iter().map(Stamp::of_content));
         stamps.push(host.stamp("logs/refs/stash"));
     }
     for tree in &state.trees {
         if let Ok(host) = Beneath::own(&tree_directory(state, &tree.within)) {
             stamps.push(host.stamp("HEAD"));
-            stamps.push(host.stamp("index"));
+            stamps.push(host.stamp("index").of_content());
             stamps.push(host.stamp("."));
         }
     }
@@ -357,6 +369,7 @@ pub fn recover(directory: &Path, finished: impl Fn(&Record, Vec<Section>) + Send
             let shared = Arc::new(Mutex::new(record.clone()));
             // What upstreams told the broker that died is lost: a fetch on the host tells it again.
             let mut work = Work::new(path.clone(), shared, Arc::default());
+            work.own_agreed();
             while !is_over(&path) {
                 work.rounds(false);
                 thread::sleep(TICK * 5);

@@ -13,6 +13,7 @@ mod added;
 mod admit;
 mod adopt;
 mod beneath;
+mod borrowed;
 mod build;
 mod changes;
 mod coming;

@@ -4,13 +4,16 @@
 //! that is cut short where it would slow the start; what it did not reach is found, and said, when the session ends, and
 //! the next start knows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, statat};
 use sha2::{Digest, Sha256};
 
 use super::beneath::Stamp;
@@ -41,6 +44,7 @@ pub struct Found {
 /// One directory of an earlier walk.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Seen {
+    /// In the project; the project itself has the empty path.
     path: PathBuf,
     /// None where a change could hide behind it.
     stamp: Option<Stamp>,
@@ -49,21 +53,26 @@ struct Seen {
 
 /// What an earlier walk saw. A directory that looks the same to the file system holds the same names, and who is inside
 /// cannot make it look the same: the time of the last change is the kernel's to set.
+///
+/// By bytes, not by components: three thousand directories are found again at every start.
 #[derive(Debug, Default)]
 struct Known {
-    seen: BTreeMap<PathBuf, Seen>,
-    within: BTreeMap<PathBuf, Vec<PathBuf>>,
+    seen: HashMap<OsString, Seen>,
+    within: HashMap<OsString, Vec<PathBuf>>,
 }
 
 /// Looks at the start of a session, as long as it may: directories that did not change since an earlier walk are not
 /// read again. What is not reached in time is taken from the earlier walk, as far as it is still there.
 #[must_use]
 pub fn at_start(project: &Path, cache: &Path) -> Found {
-    let known = Known::read(project, &cache_file(project, cache));
-    let mut found = walk(project, AT_START, &known);
+    let mut known = Known::read(&cache_file(project, cache));
+    let mut found = walk(project, AT_START, &mut known);
     if !found.whole {
-        let paths = known.seen.into_values().filter(|seen| seen.repository).map(|seen| seen.path);
-        found.repositories.extend(paths.filter(|path| is_repository(path)));
+        let left =
+            known.seen.into_values().filter(|seen| seen.repository && !seen.path.as_os_str().is_empty());
+        found
+            .repositories
+            .extend(left.map(|seen| project.join(seen.path)).filter(|path| is_repository(path)));
     }
     found
 }
@@ -72,8 +81,8 @@ pub fn at_start(project: &Path, cache: &Path) -> Found {
 #[must_use]
 pub fn behind(project: &Path, cache: &Path) -> Found {
     let file = cache_file(project, cache);
-    let found = walk(project, BEHIND, &Known::read(project, &file));
-    if let Err(error) = remember(&file, &list(project, &found.seen)) {
+    let found = walk(project, BEHIND, &mut Known::read(&file));
+    if let Err(error) = remember(&file, &list(&found.seen)) {
         tracing::warn!(%error, "the repositories inside a project are not remembered");
     }
     found
@@ -81,57 +90,59 @@ pub fn behind(project: &Path, cache: &Path) -> Found {
 
 impl Known {
     /// A list that cannot be read is one that says nothing.
-    fn read(project: &Path, file: &Path) -> Self {
+    fn read(file: &Path) -> Self {
         let mut known = Self::default();
         for line in fs::read(file).unwrap_or_default().split(|byte| *byte == 0) {
-            let Some(seen) = Seen::parse(project, line) else { continue };
+            let Some(seen) = Seen::parse(line) else { continue };
             if let Some(parent) = seen.path.parent() {
-                known.within.entry(parent.to_owned()).or_default().push(seen.path.clone());
+                known.within.entry(parent.as_os_str().to_owned()).or_default().push(seen.path.clone());
             }
-            known.seen.insert(seen.path.clone(), seen);
+            known.seen.insert(seen.path.as_os_str().to_owned(), seen);
         }
         known
     }
 
-    /// Whether a directory is as it was, and then what is in it.
-    fn same(&self, path: &Path, now: &Stamp) -> Option<(&Seen, &[PathBuf])> {
-        let seen = self.seen.get(path).filter(|seen| seen.stamp.as_ref() == Some(now))?;
-        Some((seen, self.within.get(path).map(Vec::as_slice).unwrap_or_default()))
+    /// Whether a directory is as it was; then whether it is a repository, and what is in it. Asked once of each.
+    fn take_same(&mut self, path: &Path, now: &Stamp) -> Option<(bool, Vec<PathBuf>)> {
+        let seen = self.seen.remove(path.as_os_str())?;
+        let within = self.within.remove(path.as_os_str()).unwrap_or_default();
+        (seen.stamp.as_ref() == Some(now)).then_some((seen.repository, within))
     }
 }
 
 impl Seen {
     /// `R NUMBERS PATH`: whether it is a repository, its stamp, its path in the project.
-    fn render(&self, project: &Path) -> Option<Vec<u8>> {
-        let path = self.path.strip_prefix(project).ok()?;
+    fn render(&self) -> Vec<u8> {
         let mut line = if self.repository { b"r".to_vec() } else { b"d".to_vec() };
         for number in self.stamp.map(|stamp| stamp.numbers()).unwrap_or_default() {
             line.extend(format!(" {number}").bytes());
         }
         line.push(b' ');
-        line.extend(path.as_os_str().as_bytes());
+        line.extend(self.path.as_os_str().as_bytes());
         line.push(0);
-        Some(line)
+        line
     }
 
-    fn parse(project: &Path, line: &[u8]) -> Option<Self> {
+    fn parse(line: &[u8]) -> Option<Self> {
         let mut parts = line.splitn(8, |byte| *byte == b' ');
         let repository = parts.next()? == b"r";
         let mut numbers = [0; 6];
         for number in &mut numbers {
             *number = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
         }
-        let path = PathBuf::from(std::ffi::OsStr::from_bytes(parts.next()?));
-        let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        let path = parts.next()?;
+        let plain = |part: &[u8]| !matches!(part, b"" | b"." | b"..");
         let stamp = Stamp::of_numbers(numbers).filter(|_| numbers != [0; 6]);
-        // The project itself has the empty path.
-        let path = if path.as_os_str().is_empty() { project.to_owned() } else { project.join(path) };
-        plain.then_some(Self { path, stamp, repository })
+        (path.is_empty() || path.split(|byte| *byte == b'/').all(plain)).then(|| Self {
+            path: PathBuf::from(OsStr::from_bytes(path)),
+            stamp,
+            repository,
+        })
     }
 }
 
-fn list(project: &Path, seen: &[Seen]) -> Vec<u8> {
-    seen.iter().take(MAX_REMEMBERED).filter_map(|seen| seen.render(project)).flatten().collect()
+fn list(seen: &[Seen]) -> Vec<u8> {
+    seen.iter().take(MAX_REMEMBERED).flat_map(Seen::render).collect()
 }
 
 fn remember(file: &Path, list: &[u8]) -> io::Result<()> {
@@ -151,10 +162,15 @@ fn cache_file(project: &Path, cache: &Path) -> PathBuf {
 }
 
 /// Breadth first: what lies near the top is found first. No link is followed.
-fn walk(project: &Path, budget: Duration, known: &Known) -> Found {
+fn walk(project: &Path, budget: Duration, known: &mut Known) -> Found {
     let until = Instant::now() + budget;
     let mut found = Found { whole: true, ..Found::default() };
-    let mut level = vec![project.to_owned()];
+    let Ok(top) =
+        rustix::fs::open(project, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    else {
+        return found;
+    };
+    let mut level = vec![PathBuf::new()];
     for _ in 0..MAX_DEPTH {
         let mut next = Vec::new();
         for directory in level {
@@ -162,7 +178,7 @@ fn walk(project: &Path, budget: Duration, known: &Known) -> Found {
                 found.whole = false;
                 return found;
             }
-            visit(directory, (project, known), &mut next, &mut found);
+            visit(directory, (project, top.as_fd(), known), &mut next, &mut found);
         }
         if next.is_empty() {
             return found;
@@ -173,30 +189,38 @@ fn walk(project: &Path, budget: Duration, known: &Known) -> Found {
     found
 }
 
-fn visit(directory: PathBuf, (project, known): (&Path, &Known), next: &mut Vec<PathBuf>, found: &mut Found) {
+fn visit(
+    path: PathBuf,
+    (project, top, known): (&Path, BorrowedFd<'_>, &mut Known),
+    next: &mut Vec<PathBuf>,
+    found: &mut Found,
+) {
+    let is_project = path.as_os_str().is_empty();
+    let name = if is_project { OsStr::new(".") } else { path.as_os_str() };
     // From before it is read: what is made in it meanwhile is seen the next time.
-    let Ok(metadata) = fs::symlink_metadata(&directory) else { return };
-    if !metadata.is_dir() {
+    let Ok(stat) = statat(top, name, AtFlags::SYMLINK_NOFOLLOW) else { return };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         return;
     }
-    let stamp = Stamp::of(&metadata);
-    let repository = match known.same(&directory, &stamp) {
-        Some((seen, within)) => {
-            next.extend(within.iter().cloned());
-            seen.repository
+    let stamp = Stamp::of_stat(&stat);
+    let repository = match known.take_same(&path, &stamp) {
+        Some((repository, within)) => {
+            next.extend(within);
+            repository
         }
-        None => look(&directory, next),
+        None => look(project, &path, next),
     };
-    if repository && directory != project {
-        found.repositories.insert(directory.clone());
+    if repository && !is_project {
+        found.repositories.insert(project.join(&path));
     }
     let stamp = (!stamp.is_fresh()).then_some(stamp);
-    found.seen.push(Seen { path: directory, stamp, repository });
+    found.seen.push(Seen { path, stamp, repository });
 }
 
 /// Reads a directory: what is to be looked at next, and whether it is a repository itself.
-fn look(directory: &Path, next: &mut Vec<PathBuf>) -> bool {
-    let Ok(entries) = fs::read_dir(directory) else { return false };
+fn look(project: &Path, path: &Path, next: &mut Vec<PathBuf>) -> bool {
+    let directory = project.join(path);
+    let Ok(entries) = fs::read_dir(&directory) else { return false };
     let (mut directories, mut marks, mut repository) = (Vec::new(), 0, false);
     for entry in entries.flatten() {
         let name = entry.file_name();
@@ -206,10 +230,10 @@ fn look(directory: &Path, next: &mut Vec<PathBuf>) -> bool {
         }
         marks += usize::from(name == "HEAD" || name == "objects" || name == "refs");
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            directories.push(directory.join(name));
+            directories.push(path.join(name));
         }
     }
-    if marks == 3 && is_git_directory(directory) {
+    if marks == 3 && is_git_directory(&directory) {
         return true;
     }
     next.extend(directories);
@@ -238,8 +262,8 @@ mod tests {
         let expected: BTreeSet<PathBuf> =
             ["a", "a/b/c", "x/bare"].iter().map(|path| project.join(path)).collect();
         assert_eq!(behind(&project, &cache).repositories, expected);
-        assert!(walk(&project, Duration::ZERO, &Known::default()).repositories.is_empty());
-        let known = || Known::read(&project, &cache_file(&project, &cache));
+        assert!(walk(&project, Duration::ZERO, &mut Known::default()).repositories.is_empty());
+        let known = || Known::read(&cache_file(&project, &cache));
         let remembered = |known: &Known| known.seen.values().filter(|seen| seen.repository).count();
         // The project's own is not one of those inside it.
         assert_eq!(remembered(&known()), 4);
@@ -254,21 +278,20 @@ mod tests {
         for path in ["a/b", "c/d", "e"] {
             fs::create_dir_all(project.join(path)).expect("mkdir");
         }
-        let mut found = walk(&project, BEHIND, &Known::default());
+        let mut found = walk(&project, BEHIND, &mut Known::default());
         assert!(found.seen.iter().all(|seen| seen.stamp.is_none()), "just made, and not to be trusted");
         // As they would be remembered some seconds later.
         for seen in &mut found.seen {
-            seen.stamp = Stamp::at(&seen.path);
+            seen.stamp = Stamp::at(&project.join(&seen.path));
         }
         let file = temp.path().join("list");
-        fs::write(&file, list(&project, &found.seen)).expect("writes");
-        let known = Known::read(&project, &file);
+        fs::write(&file, list(&found.seen)).expect("writes");
+        let known = Known::read(&file);
         assert_eq!(known.seen.into_values().collect::<BTreeSet<_>>(), found.seen.into_iter().collect());
 
-        let known = Known::read(&project, &file);
         let unchanged = |path: &str| {
             let stamp = Stamp::at(&project.join(path)).expect("it is there");
-            known.same(&project.join(path), &stamp).is_some()
+            Known::read(&file).take_same(Path::new(path), &stamp).is_some()
         };
         assert!(["", "a", "a/b", "c", "c/d", "e"].iter().all(|path| unchanged(path)));
         fs::create_dir_all(project.join("a/b/new/deep/.git")).expect("mkdir");
@@ -279,7 +302,7 @@ mod tests {
         fs::rename(temp.path().join("other"), project.join("c")).expect("renames");
         let expected: BTreeSet<PathBuf> =
             ["a/b/new/deep", "e", "c/d"].iter().map(|path| project.join(path)).collect();
-        assert_eq!(walk(&project, BEHIND, &known).repositories, expected);
+        assert_eq!(walk(&project, BEHIND, &mut Known::read(&file)).repositories, expected);
         assert!(unchanged("a") && !unchanged("a/b") && !unchanged("c") && !unchanged("e"));
     }
 }

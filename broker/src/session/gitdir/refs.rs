@@ -3,6 +3,7 @@
 //! Comes in: a directory, hostile or the user's own. Goes out: what differs from what both sides had when they last
 //! agreed. A name or value that git would refuse is not there.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -18,6 +19,8 @@ pub const MAX_PACKED: u64 = 128 * 1024 * 1024;
 const MAX_LOOSE: usize = 200_000;
 /// Deepest nesting of ref directories.
 const MAX_DEPTH: usize = 24;
+/// Fewer names than these are looked for one by one in a sorted file.
+const FEW: usize = 100;
 /// A loose ref holds one name.
 const MAX_VALUE: u64 = 2048;
 
@@ -203,6 +206,10 @@ impl Base {
 
 /// The few names that are asked for, out of a packed file of many.
 fn among(start: &[u8], names: &BTreeSet<&RefName>) -> Refs {
+    if names.len() <= FEW && start.starts_with(b"#") && first_line(start).ends_with(b" sorted ") {
+        let found = names.iter().filter_map(|name| find(start, name.as_str().as_bytes()));
+        return found.flat_map(packed).collect();
+    }
     let wanted: BTreeSet<&[u8]> = names.iter().map(|name| name.as_str().as_bytes()).collect();
     let lines = start.split(|byte| *byte == b'\n');
     let named = lines.filter(|line| {
@@ -210,6 +217,35 @@ fn among(start: &[u8], names: &BTreeSet<&RefName>) -> Refs {
         space.is_some_and(|space| wanted.contains(&line[space + 1..]))
     });
     named.flat_map(packed).collect()
+}
+
+/// The line of a name in a packed file that says that it is sorted, as git looks for it.
+fn find<'s>(start: &'s [u8], name: &[u8]) -> Option<&'s [u8]> {
+    let (mut low, mut high) = (first_line(start).len() + 1, start.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let mut from = line_start(start, low, middle);
+        // What a tag leads to has a line of its own, after the tag's.
+        while from > low && start[from] == b'^' {
+            from = line_start(start, low, from - 1);
+        }
+        let line = first_line(&start[from..]);
+        match line.splitn(2, |byte| *byte == b' ').nth(1).map(|found| found.cmp(name)) {
+            Some(Ordering::Equal) => return Some(line),
+            Some(Ordering::Greater) => high = from,
+            Some(Ordering::Less) | None => low = from + line.len() + 1,
+        }
+    }
+    None
+}
+
+fn first_line(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len())]
+}
+
+/// Where the line begins that a place is in, not before `low`, where one begins.
+fn line_start(bytes: &[u8], low: usize, at: usize) -> usize {
+    bytes[low..at].iter().rposition(|byte| *byte == b'\n').map_or(low, |found| low + found + 1)
 }
 
 #[cfg(test)]
@@ -252,6 +288,32 @@ mod tests {
         fs::write(temp.path().join("packed-refs"), format!("{} refs/heads/a\n", id('3'))).expect("writes");
         let gone = changes(&agreed);
         assert!(gone.len() == 2 && gone.values().all(Option::is_none), "{gone:?}");
+    }
+
+    #[test]
+    fn a_name_is_found_in_a_sorted_file_of_any_length_among_tags() {
+        let name = |n: usize| RefName::parse(format!("refs/tags/t{n:03}").as_bytes()).expect("a name");
+        let absent = ["refs/heads/a", "refs/tags/t0005", "refs/z"];
+        let absent = absent.map(|name| RefName::parse(name.as_bytes()).expect("a name"));
+        for count in 0..40 {
+            let lines: String = (0..count)
+                .map(|n| {
+                    let peeled = if n % 3 == 0 { format!("^{}\n", id('9')) } else { String::new() };
+                    format!("{} {}\n{peeled}", id(char::from(b'0' + (n % 8) as u8)), name(n))
+                })
+                .collect();
+            let sorted = format!("# pack-refs with: peeled fully-peeled sorted \n{lines}");
+            let all: Refs = packed(sorted.as_bytes()).collect();
+            assert_eq!(all.len(), count);
+            for name in (0..count + 1).map(name).chain(absent.clone()) {
+                let found = among(sorted.as_bytes(), &BTreeSet::from([&name]));
+                assert_eq!(found.get(&name), all.get(&name), "{name} of {count}");
+            }
+            // One that does not say that it is sorted may have its lines in any order.
+            let reversed: String = lines.lines().rev().map(|line| format!("{line}\n")).collect();
+            let whole = |names: &BTreeSet<&RefName>| among(reversed.as_bytes(), names).len();
+            assert_eq!(whole(&all.keys().collect()), count);
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use keyhatch_policies::Policy;
 use keyhatch_protocol::{ObjectFormat, ObjectId, RefName, SessionId};
 use serde::{Deserialize, Serialize};
 
+use super::borrowed;
 use super::harvest::Refused;
 use super::placeholder::Placeholder;
 use super::refs::{Base, Head};
@@ -217,6 +218,27 @@ impl State {
     #[must_use]
     pub fn agreed_index(&self, tree: usize) -> PathBuf {
         self.agreed().join(format!("index-{tree}"))
+    }
+
+    /// What a ref was when both sides last agreed.
+    ///
+    /// # Errors
+    /// When the packed refs of the start cannot be read.
+    pub fn agreed_value(&self, name: &RefName) -> io::Result<Option<ObjectId>> {
+        match self.base.since.get(name) {
+            // Of a hundred thousand packed ones nothing need be read.
+            Some(id) => Ok(id.clone()),
+            None => Ok(self.base.values(&self.start()?, std::iter::once(name)).remove(name)),
+        }
+    }
+
+    /// Makes copies of what is still the host's own under a second name.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub(super) fn own_agreed(&self) -> io::Result<()> {
+        borrowed::own(&self.agreed().join("packed-refs"))?;
+        (0..self.trees.len()).try_for_each(|tree| borrowed::own(&self.agreed_index(tree)))
     }
 
     /// The packed refs of the start.

@@ -43,7 +43,7 @@ pub(super) struct Side<'s> {
 pub(super) fn stamps(state: &State) -> Vec<Stamps> {
     let of = |tree: &Tree| {
         let inside = Beneath::hostile(&state.session()).map(|s| s.stamp(&within(tree, "index")));
-        let host = Beneath::own(&tree_directory(state, &tree.within)).map(|h| h.stamp("index"));
+        let host = Beneath::own(&tree_directory(state, &tree.within)).map(|h| h.stamp("index").of_content());
         Stamps { inside: inside.unwrap_or_default(), host: host.unwrap_or_default() }
     };
     state.trees.iter().map(of).collect()
@@ -223,7 +223,7 @@ fn both_indexes(
         let Ok(merged) = index::apply(&host, &to_host, format) else { return Ok(()) };
         let read = side.stamps.host;
         let place = lock::Place { directory, name: "index", session: round.session.as_str() };
-        let still = || Beneath::own(directory).is_ok_and(|host| host.stamp("index") == read);
+        let still = || Beneath::own(directory).is_ok_and(|host| host.stamp("index").of_content() == read);
         if !place.replace(&merged, still)? {
             return Ok(());
         }
