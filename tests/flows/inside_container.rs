@@ -111,6 +111,38 @@ fn a_confined_command_pushes_and_signs_through_the_containers_session() {
 }
 
 #[test]
+fn where_a_container_gives_namespaces_a_whole_sandbox_is_built_in_them_and_is_proved_before() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    stage.policy("apart", "sandbox", "require = [\"namespaces\"]");
+    let container = stage.container("apart");
+    let start = |more: &[&str], script: &str| {
+        let mut bwrap = world.command("bwrap");
+        let root = Image::Bookworm.root(world);
+        bwrap.args(["--unshare-all", "--uid", "1000", "--gid", "1000", "--bind"]).arg(root).arg("/");
+        bwrap.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]).args(more);
+        for (source, target, read_only) in &container.mounts {
+            bwrap.arg(if *read_only { "--ro-bind" } else { "--bind" }).arg(source).arg(target);
+        }
+        bwrap.args(["sh", "-c", &format!("cat /other/secret; cd /work; {INSIDE} {script}; ls -A /tmp")]);
+        world.spawn(bwrap)
+    };
+    let script = "sh -c 'id -u; ls -d /other /root; echo x > /tmp/x; echo $$; git commit -q --allow-empty -m in; git push -q origin main'";
+    let run = start(&[], script);
+    world.approve_next();
+    let ran = run.finish().ok();
+    // A process of its own namespace has a small number; nothing is left in the container's /tmp.
+    assert_eq!(ran.stdout, "canary\n1000\n2\n", "{ran:?}");
+    assert!(ran.stderr.contains("'/other': No such file"), "{ran:?}");
+    assert_eq!(world.tip(&stage.upstream, "main"), world.tip(&stage.project, "main"));
+    // With a part of /proc covered, as engines do, the kernel shows no fresh one.
+    let covered = start(&["--ro-bind", "/dev/null", "/proc/cpuinfo"], "touch /work/ran").finish();
+    let said = "no sandbox can be built in them: cannot make proc: Operation not permitted";
+    assert!(covered.stderr.contains("the policy requires namespaces, and here is only tier"), "{covered:?}");
+    assert!(covered.stderr.contains(said) && !stage.project.join("ran").exists(), "{covered:?}");
+}
+
+#[test]
 fn podman_and_docker_confine_a_command_as_root_and_as_a_user_and_its_commits_come_back() {
     let stage = Stage::new();
     let world = &stage.world;
