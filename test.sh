@@ -39,6 +39,7 @@ podman         /usr/bin/podman      containers as their users start them
 crun           /usr/bin/crun        what podman starts them with
 uidmap         /usr/bin/newuidmap   more than one user id in a container without root
 docker.io      /usr/sbin/dockerd    containers with root
+docker-compose /usr/bin/docker-compose  a service that is started with a printed session
 qemu-system-x86 /usr/bin/qemu-system-x86_64  older and newer kernels, in virtual machines
 "
 missing=""
