@@ -140,6 +140,64 @@ fn pushes_that_wait_take_only_so_much_of_the_hosts_disk() {
     assert!(closed.stdout.contains("not taken"), "{closed:?}");
 }
 
+/// A policy whose sessions may grow by so much.
+fn growing(world: &World, growth: &str) {
+    let named = include_str!("../../policies/default.toml")
+        .replace("name        = \"default\"", "name = \"growing\"");
+    world.policy("growing", &named.replace("[limits]\n", &format!("[limits]\ngrowth = \"{growth}\"\n")));
+}
+
+/// Waits for the report of a session that the broker ended by itself.
+fn said_at_the_end(world: &World, session: &str, line: &str) {
+    let shown = || world.keyhatch(&["session", "show", session]).stdout;
+    world.wait_until("the report is written", || shown().contains("(ended)"));
+    assert!(shown().contains(line), "{}", shown());
+}
+
+#[test]
+fn a_container_that_fills_the_sessions_git_directory_loses_it_and_the_host_has_its_room_back() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    growing(world, "16MiB");
+    let (session, container) = stage.session("growing");
+    let script = "cd /work; git commit -q --allow-empty -m kept; head -c 64M /dev/zero > .git/fill; echo $?; \
+                  while ! test -e closed; do sleep 0.1; done; echo x > .git/more || echo gone; ls -A /run/keyhatch";
+    let run = container.start_runc(world, &["sh", "-c", script]);
+    world.wait_until("the session is closed", || {
+        world.keyhatch(&["session", "list", "--json"]).ok().stdout.trim() == "[]"
+    });
+    let own = world.home().join(".local/state/keyhatch/gitdirs").join(&session.id);
+    world.wait_until("its directory is gone", || !own.exists());
+    world.write("p/closed", "");
+    let ran = run.finish().ok();
+    // The sockets are gone too, with everything that was mounted of the session's.
+    assert!(ran.stdout.ends_with("gone\n"), "{ran:?}");
+    said_at_the_end(world, &session.id, "limits: killed: growth 16 MiB");
+    assert_eq!(world.git(&stage.project, &["log", "-1", "--format=%s"]).ok().stdout, "kept\n");
+}
+
+#[test]
+fn what_is_brought_to_the_host_and_thrown_away_inside_counts_all_the_same() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    growing(world, "5MiB");
+    let (session, container) = stage.session("growing");
+    let script = "cd /work; for n in 1 2 3; do git checkout -q -b b$n; head -c 2M /dev/urandom > f; git add f; git commit -q -m $n; \
+                  while ! test -e seen-$n; do sleep 0.1; done; git checkout -q main; git branch -q -D b$n; \
+                  git reflog expire --expire=now --all; git gc -q --prune=now; done";
+    let run = container.start_runc(world, &["sh", "-c", script]);
+    for n in 1..=3 {
+        let subject = || world.git(&stage.project, &["log", "-1", "--format=%s", &format!("b{n}")]).stdout;
+        world.wait_until("the branch comes", || subject().trim() == n.to_string());
+        world.write(&format!("p/seen-{n}"), "");
+    }
+    world.wait_until("the session is closed", || {
+        world.keyhatch(&["session", "list", "--json"]).ok().stdout.trim() == "[]"
+    });
+    drop(run.finish());
+    said_at_the_end(world, &session.id, "limits: killed: growth 5 MiB");
+}
+
 #[test]
 fn commits_of_a_containers_own_uids_come_back_and_nothing_of_theirs_is_left() {
     let stage = Stage::new();

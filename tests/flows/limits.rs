@@ -146,3 +146,14 @@ fn where_no_cgroup_can_be_had_it_is_said_and_a_policy_that_requires_one_does_not
     assert!(!refused.stdout.contains("ran"), "{refused:?}");
     assert!(refused.stderr.contains("requires a cgroup") && refused.stderr.contains("hint:"), "{refused:?}");
 }
+
+#[test]
+fn the_sessions_own_git_directory_grows_no_further_than_the_project_may() {
+    let world = World::new();
+    let project = world.project("repository", "https://h.example/r.git");
+    let policy = "name = \"tight\"\ndescription = \"a test\"\n[limits]\ngrowth = \"8MiB\"\n";
+    world.policy("tight", policy);
+    let ran =
+        world.run(&project, "tight", "head -c 64M /dev/zero > .git/fill; sleep 60; echo survived").fails();
+    assert!(ran.stderr.contains("killed: growth 8 MiB") && !ran.stdout.contains("survived"), "{ran:?}");
+}

@@ -29,7 +29,7 @@ use crate::control::client::Client;
 use crate::control::{Known, OpenedSession, Reply, Request};
 use crate::inside::{Host, Inside};
 use crate::limits::watch::{Traffic, Watch, Watched};
-use crate::limits::{self, Hit};
+use crate::limits::{self, Hit, room};
 use crate::observe::{self, Observation, Seen, View};
 use crate::paths::Paths;
 use crate::session::gitdir;
@@ -276,6 +276,10 @@ async fn confined(
             home: rules.home,
             kept_home: inside.home.clone(),
             project: project.map(Path::to_owned),
+            git_directories: room::git_directories(
+                &opened.mounts,
+                &paths.git_directories().join(opened.session.as_str()),
+            ),
             traffic,
             cgroup: held.is_some(),
         },

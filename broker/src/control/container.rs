@@ -13,6 +13,8 @@ use super::{Known, OpenedContainer, Reply};
 use crate::approval::seconds;
 use crate::broker::Broker;
 use crate::cause::chain;
+use crate::limits::room::{self, Room};
+use crate::limits::{self, Hit};
 use crate::session::container::{self, Container};
 use crate::session::report::SessionReport;
 use crate::session::{self, Session, gitdir};
@@ -49,31 +51,50 @@ pub(super) async fn open(stream: &mut UnixStream, broker: &Arc<Broker>, asked: A
         Err(reply) => return Some(reply),
     };
     let id = session.id.clone();
-    let opened = session.told.get().cloned().map(|opened| Reply::OpenedForContainer(Box::new(opened)));
+    let opened = session.told.get().cloned();
+    let below = broker.paths.git_directories().join(id.as_str());
+    let own = opened.as_ref().map(|opened| room::git_directories(&opened.mounts, &below)).unwrap_or_default();
+    let room = Room::watch(own, session.policy.session_limits());
+    let opened = opened.map(|opened| Reply::OpenedForContainer(Box::new(opened)));
     if container.bound {
+        let mut hit = None;
         if let Some(opened) = opened
             && write(stream, &opened).await.is_ok()
         {
             tokio::select! {
                 () = client_left(stream) => {}
-                () = expired(&session) => {}
-                () = session.ended() => {}
+                reached = over(&session, &room) => hit = reached,
             }
         }
-        broker.end(&id, Default::default()).await;
+        end(broker, &id, hit).await;
         return None;
     }
     let broker = broker.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            () = session.ended() => {}
-            () = expired(&session) => {
-                tracing::info!(session = %session.id, "a container's session has expired");
-                broker.end(&session.id, Default::default()).await;
-            }
-        }
+        let hit = over(&session, &room).await;
+        end(&broker, &session.id, hit).await;
     });
     opened
+}
+
+/// Waits until a session has ended or must end, and says which limit it is for, where it is one.
+async fn over(session: &Session, room: &Room) -> Option<Hit> {
+    tokio::select! {
+        () = session.ended() => None,
+        () = expired(session) => {
+            tracing::info!(session = %session.id, "a container's session has expired");
+            None
+        }
+        hit = room.exceeded(|| session.bytes_brought()) => {
+            tracing::warn!(session = %session.id, %hit, "a container's session has filled its git directory and is closed");
+            Some(hit)
+        }
+    }
+}
+
+/// Ends a session, if nobody else did.
+async fn end(broker: &Arc<Broker>, id: &SessionId, hit: Option<Hit>) {
+    broker.end(id, (limits::section(hit.as_slice()).into_iter().collect(), Vec::new())).await;
 }
 
 /// The open session of a name, for a command that is run each time a container starts.

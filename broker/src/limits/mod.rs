@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 mod growth;
+pub mod room;
 mod sample;
 mod systemd;
 pub mod watch;

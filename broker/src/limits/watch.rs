@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use keyhatch_policies::{Policy, ProjectAccess, SessionLimits};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::growth::{Bound, Growth};
+use super::growth::{Bound, Counts, Growth};
+use super::room::of_git_directories;
 use super::sample::{self, Sample};
 use super::{Hit, Limit};
 
@@ -47,6 +48,8 @@ pub struct Watched {
     pub kept_home: Option<PathBuf>,
     /// The project, where there is one.
     pub project: Option<PathBuf>,
+    /// The session's own git directories.
+    pub git_directories: Vec<PathBuf>,
     /// What passes.
     pub traffic: Arc<Traffic>,
     /// Whether a cgroup holds memory and processes.
@@ -84,13 +87,16 @@ impl Watch {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let writable = policy.sandbox().project == ProjectAccess::Write;
         let project = watched.project.clone().filter(|_| writable);
+        let young = |directory, most| Bound { directories: vec![directory], most, counts: Counts::Young };
         let bounds = [
-            project.zip(limits.growth).map(|(directory, most)| (directory, most, Limit::Growth(most))),
-            watched.kept_home.clone().map(|home| (home, limits.disk, Limit::Disk(limits.disk))),
+            project.zip(limits.growth).map(|(directory, most)| (young(directory, most), Limit::Growth(most))),
+            watched.kept_home.clone().map(|home| (young(home, limits.disk), Limit::Disk(limits.disk))),
+            of_git_directories(watched.git_directories.clone(), &limits),
         ];
-        let growth = bounds.into_iter().flatten().map(|(directory, most, limit)| {
-            (Growth::watch(Bound { directory, most }, watched.runner), limit)
-        });
+        let growth = bounds
+            .into_iter()
+            .flatten()
+            .map(|(bound, limit)| (Growth::watch(bound, Some(watched.runner)), limit));
         let now = Instant::now();
         Self {
             growth: growth.collect(),

@@ -304,6 +304,12 @@ impl Session {
         Ok(())
     }
 
+    /// Bytes of objects that it has brought to the host so far.
+    #[must_use]
+    pub fn bytes_brought(&self) -> u64 {
+        self.keeper.as_ref().map(Keeper::bytes_brought).unwrap_or_default()
+    }
+
     /// What it has brought so far.
     #[must_use]
     pub fn brought(&self) -> Vec<Section> {

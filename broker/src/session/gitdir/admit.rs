@@ -10,13 +10,13 @@ use super::beneath::Beneath;
 /// How our files in a store are called until they are whole; `git prune` removes such names.
 const TEMPORARY: &str = "tmp_obj_keyhatch";
 
-/// Copies the files that a harvest named from its quarantine into an object store, in its order.
+/// Copies the files that a harvest named from its quarantine into an object store, in its order. Returns how many bytes.
 ///
 /// # Errors
 /// When a name is none of an object's, or a file cannot be copied.
-pub fn admit(quarantine: &Path, files: &[String], store: &Path) -> io::Result<()> {
+pub fn admit(quarantine: &Path, files: &[String], store: &Path) -> io::Result<u64> {
     let source = Beneath::hostile(quarantine)?;
-    let mut whole = Vec::new();
+    let (mut whole, mut bytes) = (Vec::new(), 0);
     for name in files {
         let Some(target) = target_of(name) else { return Err(io::ErrorKind::InvalidData.into()) };
         let target = store.join(target);
@@ -35,12 +35,13 @@ pub fn admit(quarantine: &Path, files: &[String], store: &Path) -> io::Result<()
             // What is left of it git prunes later; now is better.
             drop(fs::remove_file(&temporary));
         }
-        copied?;
+        bytes += copied?;
         whole.push((temporary, target));
     }
     // All are there before the first gets its name, and they get their names in the harvest's order: a death between two
     // leaves no object without those that it needs, which would look complete to whoever stops at what is there.
-    whole.iter().try_for_each(|(temporary, target)| fs::rename(temporary, target))
+    whole.iter().try_for_each(|(temporary, target)| fs::rename(temporary, target))?;
+    Ok(bytes)
 }
 
 /// Removes what a broker that died had copied in part: git would keep it until its next `gc`.
@@ -63,10 +64,10 @@ pub fn sweep(store: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn copy(source: &Beneath, name: &str, to: &Path) -> io::Result<()> {
+fn copy(source: &Beneath, name: &str, to: &Path) -> io::Result<u64> {
     let mut from: File = source.file(name)?;
     let mut to = fs::OpenOptions::new().write(true).create_new(true).mode(0o444).open(to)?;
-    io::copy(&mut from, &mut to).map(drop)
+    io::copy(&mut from, &mut to)
 }
 
 /// Where a file of the quarantine belongs in a store; none for a name that is no object's.

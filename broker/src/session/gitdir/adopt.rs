@@ -52,6 +52,7 @@ pub(super) fn adopt(blank: &Blank) -> io::Result<Option<State>> {
         host_stash: Vec::new(),
         own_stash: BTreeSet::new(),
         left_stash: Vec::new(),
+        brought: 0,
         begun: None,
         outcome: Outcome::default(),
     }))

@@ -86,6 +86,7 @@ pub fn build(
         host_stash: Vec::new(),
         own_stash: std::collections::BTreeSet::new(),
         left_stash: Vec::new(),
+        brought: 0,
         begun: None,
         outcome: Outcome::default(),
     };

@@ -82,6 +82,13 @@ impl Keeper {
         record.repositories.iter().map(of).collect()
     }
 
+    /// Bytes of objects that were brought so far.
+    #[must_use]
+    pub fn bytes_brought(&self) -> u64 {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.repositories.iter().map(|state| state.brought).sum()
+    }
+
     /// What was brought so far.
     #[must_use]
     pub fn sections(&self) -> Vec<Section> {

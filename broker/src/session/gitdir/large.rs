@@ -20,11 +20,12 @@ const MAX_FILES: usize = 10_000;
 /// How our files are called until they are whole.
 const TEMPORARY: &str = "tmp_obj_keyhatch";
 
-/// Brings the large files that the host has not, at most so many bytes of new ones. Returns how many stay inside.
+/// Brings the large files that the host has not, at most so many bytes of new ones. Returns how many stay inside, and how
+/// many bytes were brought.
 ///
 /// # Errors
 /// When a directory of the host's cannot be written.
-pub(super) fn bring(state: &State, max_bytes: u64) -> io::Result<usize> {
+pub(super) fn bring(state: &State, max_bytes: u64) -> io::Result<(usize, u64)> {
     let inside = Beneath::hostile(&state.session())?;
     let (mut left, mut refused) = (max_bytes, 0);
     for first in directories(&inside, "lfs/objects") {
@@ -42,7 +43,7 @@ pub(super) fn bring(state: &State, max_bytes: u64) -> io::Result<usize> {
             }
         }
     }
-    Ok(refused)
+    Ok((refused, max_bytes - left))
 }
 
 fn directories(inside: &Beneath, path: &str) -> Vec<String> {

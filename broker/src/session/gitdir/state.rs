@@ -94,6 +94,9 @@ pub struct State {
     /// Stash entries that an unfinished round may have left on the host.
     #[serde(default)]
     pub left_stash: Vec<ObjectId>,
+    /// Bytes of objects that were copied to the host's store.
+    #[serde(default)]
+    pub brought: u64,
     /// The commit that the session began at.
     pub begun: Option<ObjectId>,
     /// What happened, for the report.

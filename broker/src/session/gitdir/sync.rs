@@ -95,12 +95,14 @@ impl Round<'_> {
         let harvested = harvest(&order)?;
         coming::note(self.state, &harvested)?;
         // Before the commits that name them.
-        if large::bring(self.state, self.limits.pack_bytes)? > 0 {
+        let (refused, large) = large::bring(self.state, self.limits.pack_bytes)?;
+        if refused > 0 {
             let why = "its content has another name, or is larger than the policy allows".to_owned();
             self.refuse(Refused { what: "a large file of git-lfs".into(), why });
         }
         let store = self.state.stores.first().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        admit(&order.quarantine, &harvested.objects, store)?;
+        let bytes = admit(&order.quarantine, &harvested.objects, store)?;
+        self.state.brought = self.state.brought.saturating_add(bytes + large);
         self.note_refused(&harvested.refused);
         self.take_refs(&view, &harvested);
         mirror::refs(self.state, &view, &harvested)?;
