@@ -170,6 +170,23 @@ fn podman_and_docker_confine_a_command_as_root_and_as_a_user_and_its_commits_com
 }
 
 #[test]
+fn an_image_with_nothing_in_it_is_enough() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    let mut container = stage.container("default");
+    container.image = Image::Scratch;
+    assert!(Image::Scratch.root(world).is_dir());
+    for directory in ["work", "other", "run/keyhatch-git"] {
+        world.make_directory(&format!("root-scratch/{directory}"));
+    }
+    let words: Vec<&str> = AS_ROOT.split(' ').collect();
+    let status = ["/run/keyhatch/keyhatch-helper", "status"];
+    let ran = container.start_runc(world, &[&words[..], &status].concat()).finish().ok();
+    assert!(ran.stdout.contains("keyhatch session "), "{ran:?}");
+    assert!(ran.stderr.contains("keyhatch: tier "), "{ran:?}");
+}
+
+#[test]
 fn root_is_refused_unless_it_is_named_and_then_has_no_power_over_the_kernels_switches() {
     let stage = Stage::new();
     let world = &stage.world;

@@ -402,7 +402,8 @@ Examples:
   keyhatch session open --json | jq .mounts
   keyhatch session close 1a2b3c4d --container-ended
 
-The image needs git and nothing else: the helper comes with the mounted directory.
+The image needs git and nothing else: the helper comes with the mounted directory, and so does what confines a command
+there, with the session's policy: /run/keyhatch/keyhatch run --inside -- CMD (where the session knows --target).
 keyhatch container does all this for one command line.";
 
 const CONTAINER_HELP: &str = "\
