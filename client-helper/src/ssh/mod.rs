@@ -60,7 +60,7 @@ pub(crate) fn answer(
         Service::Lfs => {
             return unbrokered(
                 "git-lfs is not brokered yet",
-                "git config lfs.url says where else its files are",
+                "large files that are committed here come to the host with their commits, and the user pushes both from there",
             );
         }
     };
