@@ -12,7 +12,7 @@
 //!
 //! Where the kernel gives no namespaces, the command is a child of the outer process (`landlocked`), and weaker walls are
 //! announced. In tier C that process has one thread more, once the command exists: the `hatch`. Called as `keyhatch`, in a
-//! container with a session mounted, it is `keyhatch run --inside` ([`inside`]).
+//! container with a session mounted, it is `keyhatch run --inside` (`inside`).
 
 mod cgroup;
 mod command;
