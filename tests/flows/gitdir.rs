@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use keyhatch_tests::{GITS, SshServer, SshVersion, Twins, World};
+use keyhatch_tests::{GITS, SshServer, SshVersion, Twins, World, with_git};
 
 #[test]
 fn commits_come_back_with_their_log_and_a_clean_status() {
@@ -124,17 +124,21 @@ fn a_commit_is_on_the_host_while_the_session_runs() {
 
 #[test]
 fn the_hosts_own_files_have_one_name_again_soon_after_the_start() {
-    let twins = Twins::new(GITS[1]);
-    twins.prepare("git pack-refs --all");
-    let run =
-        twins.world.start(&twins.boxed, "default", "touch ready; while ! test -e go; do sleep 0.05; done");
-    twins.world.wait_until("it runs", || twins.boxed.join("ready").exists());
-    for name in [".git/index", ".git/packed-refs"] {
-        let names = || std::fs::metadata(twins.boxed.join(name)).map(|file| file.nlink());
-        twins.world.wait_until("the keeper copies it", || names().is_ok_and(|names| names == 1));
-    }
-    twins.world.write("boxed/go", "");
-    run.finish().ok();
+    Twins::each(|twins| {
+        twins.prepare("git pack-refs --all");
+        let run = twins.world.start(
+            &twins.boxed,
+            "default",
+            "touch ready; while ! test -e go; do sleep 0.05; done",
+        );
+        twins.world.wait_until("it runs", || twins.boxed.join("ready").exists());
+        for name in [".git/index", ".git/packed-refs"] {
+            let names = || std::fs::metadata(twins.boxed.join(name)).map(|file| file.nlink());
+            twins.world.wait_until("the keeper copies it", || names().is_ok_and(|names| names == 1));
+        }
+        twins.world.write("boxed/go", "");
+        run.finish().ok();
+    });
 }
 
 #[test]
@@ -196,42 +200,48 @@ fn what_would_take_the_users_commits_away_waits_and_the_report_says_how_to_take_
 
 #[test]
 fn the_report_names_what_was_brought_and_show_repeats_it() {
-    let twins = Twins::new(GITS[1]);
-    let ran = twins
-        .inside(&twins.boxed, "git commit -q --allow-empty -m one; git branch new; echo $KEYHATCH_SESSION")
-        .ok();
-    assert!(ran.stderr.contains("main went from") && ran.stderr.contains("new new at"), "{ran:?}");
-    let session = ran.stdout.trim();
-    let shown = twins.world.keyhatch(&["session", "show", session, "--json"]).ok();
-    let report: serde_json::Value = serde_json::from_str(&shown.stdout).expect("JSON");
-    let section = report["sections"].as_array().expect("sections").iter().find(|s| s["name"] == "repository");
-    let moved = &section.expect("a section about the repository")["data"]["moved"];
-    assert_eq!(moved[0]["ref"], "refs/heads/main", "{report}");
-    assert_eq!(moved[0]["to"].as_str(), Some(twins.world.tip(&twins.boxed, "main").as_str()));
+    Twins::each(|twins| {
+        let ran = twins
+            .inside(
+                &twins.boxed,
+                "git commit -q --allow-empty -m one; git branch new; echo $KEYHATCH_SESSION",
+            )
+            .ok();
+        assert!(ran.stderr.contains("main went from") && ran.stderr.contains("new new at"), "{ran:?}");
+        let session = ran.stdout.trim();
+        let shown = twins.world.keyhatch(&["session", "show", session, "--json"]).ok();
+        let report: serde_json::Value = serde_json::from_str(&shown.stdout).expect("JSON");
+        let section =
+            report["sections"].as_array().expect("sections").iter().find(|s| s["name"] == "repository");
+        let moved = &section.expect("a section about the repository")["data"]["moved"];
+        assert_eq!(moved[0]["ref"], "refs/heads/main", "{report}");
+        assert_eq!(moved[0]["to"].as_str(), Some(twins.world.tip(&twins.boxed, "main").as_str()));
+    });
 }
 
 #[test]
 fn what_the_host_runs_later_is_shown_with_its_diff_when_it_was_changed() {
-    let twins = Twins::new(GITS[0]);
-    twins.prepare(
-        "printf 'all:\\n\\ttrue\\n' > Makefile; echo same > build.rs; git add -A; git commit -qm build",
-    );
-    let script = "printf 'all:\\n\\tcurl evil\\n' > Makefile; mkdir -p .github/workflows; echo 'on: push' > .github/workflows/ci.yml; \
+    Twins::each(|twins| {
+        twins.prepare(
+            "printf 'all:\\n\\ttrue\\n' > Makefile; echo same > build.rs; git add -A; git commit -qm build",
+        );
+        let script = "printf 'all:\\n\\tcurl evil\\n' > Makefile; mkdir -p .github/workflows; echo 'on: push' > .github/workflows/ci.yml; \
         echo x > tool; chmod +x tool; ln -s /etc/passwd out; ln -s README in; mkdir nested; git init -q nested; echo $KEYHATCH_SESSION";
-    let ran = twins.world.run(&twins.boxed, "default", script).ok();
-    for line in [
-        "run or obeyed on your side: Makefile",
-        "+\tcurl evil",
-        "run or obeyed on your side: .github/workflows/ci.yml",
-        "executable, made or changed: tool",
-        "link out of the project: out",
-        "repository of its own, whose configuration your git would obey there: nested",
-    ] {
-        assert!(ran.stderr.contains(line), "{line} {ran:#?}");
-    }
-    assert!(!ran.stderr.contains("build.rs") && !ran.stderr.contains("project: in"), "{ran:#?}");
-    let shown = twins.world.keyhatch(&["session", "show", ran.stdout.trim(), "--json"]).ok();
-    assert!(shown.stdout.contains("\"executables\":[\"tool\"]"), "{shown:?}");
+        let ran = twins.inside(&twins.boxed, script).ok();
+        for line in [
+            "run or obeyed on your side: Makefile",
+            "+\tcurl evil",
+            "run or obeyed on your side: .github/workflows/ci.yml",
+            "executable, made or changed: tool",
+            "link out of the project: out",
+            "repository of its own, whose configuration your git would obey there: nested",
+        ] {
+            assert!(ran.stderr.contains(line), "{line} {ran:#?}");
+        }
+        assert!(!ran.stderr.contains("build.rs") && !ran.stderr.contains("project: in"), "{ran:#?}");
+        let shown = twins.world.keyhatch(&["session", "show", ran.stdout.trim(), "--json"]).ok();
+        assert!(shown.stdout.contains("\"executables\":[\"tool\"]"), "{shown:?}");
+    });
 }
 
 #[test]
@@ -277,61 +287,71 @@ fn a_worktree_that_is_added_in_the_project_is_one_on_the_host_too() {
 
 #[test]
 fn a_push_that_sets_upstream_works_inside_and_the_host_sees_what_was_pushed() {
-    let world = World::new();
-    let server = SshServer::start(&world, SshVersion::V2);
-    let upstream = world.upstream("r.git", "sha1");
-    let project = world.project("p", &server.url(&upstream));
-    world.allow_policy();
-    let script = "git commit -q --allow-empty -m pushed; git push -q -u origin main; git rev-parse --abbrev-ref @{u}; git status -sb";
-    let ran = world.run(&project, "allow", script).ok();
-    assert!(ran.stdout.starts_with("origin/main\n## main...origin/main\n"), "{ran:?}");
-    let tip = world.tip(&upstream, "main");
-    assert_eq!((world.tip(&project, "main"), world.tip(&project, "origin/main")), (tip.clone(), tip));
+    for git in GITS {
+        let world = World::new();
+        world.use_git(git);
+        let server = SshServer::start(&world, SshVersion::V2);
+        let upstream = world.upstream("r.git", "sha1");
+        let project = world.project("p", &server.url(&upstream));
+        world.allow_policy();
+        let script = "git commit -q --allow-empty -m pushed; git push -q -u origin main; git rev-parse --abbrev-ref @{u}; git status -sb";
+        let ran = world.run(&project, "allow", &with_git(git, script)).ok();
+        assert!(ran.stdout.starts_with("origin/main\n## main...origin/main\n"), "{ran:?}");
+        let tip = world.tip(&upstream, "main");
+        let seen = (world.tip(&project, "main"), world.tip(&project, "origin/main"));
+        assert_eq!(seen, (tip.clone(), tip));
+    }
 }
 
 #[test]
 fn what_a_session_says_of_an_upstream_moves_nothing_until_upstream_says_it() {
-    let world = World::new();
-    let server = SshServer::start(&world, SshVersion::V2);
-    let upstream = world.upstream("r.git", "sha1");
-    let project = world.project("p", &server.url(&upstream));
-    world.policy("careful", CAREFUL);
-    let own = upstream.display().to_string();
-    world.git(&project, &["push", "-q", &own, "main"]).ok();
-    world.git(&project, &["fetch", "-q", &own, "+refs/heads/*:refs/remotes/origin/*"]).ok();
-    let agreed = world.tip(&project, "origin/main");
-    // Somebody else pushes.
-    world.git(&world.home(), &["clone", "-q", "-b", "main", &own, "other"]).ok();
-    let other = world.home().join("other");
-    world.commit(&other, "theirs", "theirs\n");
-    world.git(&other, &["push", "-q", "origin", "HEAD:main"]).ok();
-    let theirs = world.tip(&upstream, "main");
+    for git in GITS {
+        let world = World::new();
+        world.use_git(git);
+        let server = SshServer::start(&world, SshVersion::V2);
+        let upstream = world.upstream("r.git", "sha1");
+        let project = world.project("p", &server.url(&upstream));
+        world.policy("careful", CAREFUL);
+        let own = upstream.display().to_string();
+        world.git(&project, &["push", "-q", &own, "main"]).ok();
+        world.git(&project, &["fetch", "-q", &own, "+refs/heads/*:refs/remotes/origin/*"]).ok();
+        let agreed = world.tip(&project, "origin/main");
+        // Somebody else pushes.
+        world.git(&world.home(), &["clone", "-q", "-b", "main", &own, "other"]).ok();
+        let other = world.home().join("other");
+        world.commit(&other, "theirs", "theirs\n");
+        world.git(&other, &["push", "-q", "origin", "HEAD:main"]).ok();
+        let theirs = world.tip(&upstream, "main");
 
-    let lie = "git commit -q --allow-empty -m mine; git update-ref refs/remotes/origin/main HEAD; \
+        let lie = "git commit -q --allow-empty -m mine; git update-ref refs/remotes/origin/main HEAD; \
         git remote add fork https://f.example/f.git; git update-ref refs/remotes/fork/x HEAD; git status -sb; \
         git push --force origin main; true";
-    let ran = world.run(&project, "careful", lie).ok();
-    assert!(ran.stdout.contains("## main...origin/main\n") || ran.stdout.contains("## main\n"), "{ran:?}");
-    assert_eq!(world.tip(&project, "origin/main"), agreed, "the user's own is not moved: {ran:?}");
-    assert_eq!(
-        world.tip(&upstream, "main"),
-        theirs,
-        "it is no fast-forward, whatever the session says: {ran:?}"
-    );
-    let refs = world.git(&project, &["for-each-ref", "--format=%(refname)"]).ok().stdout;
-    assert!(refs.contains("/remotes/origin/main\n") && !refs.contains("fork"), "{refs}");
-    assert!(ran.stderr.contains("upstream did not say that it has this"), "{ran:?}");
-    assert!(ran.stderr.contains("refs/remotes/fork: the host has no such remote"), "{ran:?}");
+        let ran = world.run(&project, "careful", &with_git(git, lie)).ok();
+        assert!(
+            ran.stdout.contains("## main...origin/main\n") || ran.stdout.contains("## main\n"),
+            "{ran:?}"
+        );
+        assert_eq!(world.tip(&project, "origin/main"), agreed, "the user's own is not moved: {ran:?}");
+        assert_eq!(
+            world.tip(&upstream, "main"),
+            theirs,
+            "it is no fast-forward, whatever the session says: {ran:?}"
+        );
+        let refs = world.git(&project, &["for-each-ref", "--format=%(refname)"]).ok().stdout;
+        assert!(refs.contains("/remotes/origin/main\n") && !refs.contains("fork"), "{refs}");
+        assert!(ran.stderr.contains("upstream did not say that it has this"), "{ran:?}");
+        assert!(ran.stderr.contains("refs/remotes/fork: the host has no such remote"), "{ran:?}");
 
-    let fetch = "git fetch -q origin && git rev-parse origin/main";
-    let ran = world.run(&project, "careful", fetch).ok();
-    assert_eq!(ran.stdout.trim(), theirs);
-    assert_eq!(
-        world.tip(&project, "origin/main"),
-        theirs,
-        "upstream said it: {ran:?}\n{}",
-        world.broker_log()
-    );
+        let fetch = "git fetch -q origin && git rev-parse origin/main";
+        let ran = world.run(&project, "careful", &with_git(git, fetch)).ok();
+        assert_eq!(ran.stdout.trim(), theirs);
+        assert_eq!(
+            world.tip(&project, "origin/main"),
+            theirs,
+            "upstream said it: {ran:?}\n{}",
+            world.broker_log()
+        );
+    }
 }
 
 const CAREFUL: &str = r#"
@@ -406,16 +426,19 @@ fn large_files_that_a_session_commits_are_on_the_host() {
 
 #[test]
 fn a_policy_can_share_the_projects_own_git_directory() {
-    let world = World::new();
-    world.policy("shared", &format!("{}\n[repository]\ngit_dir = \"shared\"\n", SHARED));
-    let project = world.project("p", "https://h.example/p.git");
-    let script = "git commit -q --allow-empty -m x; echo x >> .git/config; echo x > .git/hooks/post-commit; \
+    for git in GITS {
+        let world = World::new();
+        world.use_git(git);
+        world.policy("shared", &format!("{}\n[repository]\ngit_dir = \"shared\"\n", SHARED));
+        let project = world.project("p", "https://h.example/p.git");
+        let script = "git commit -q --allow-empty -m x; echo x >> .git/config; echo x > .git/hooks/post-commit; \
                   rm -f .git/config; mv .git/hooks .git/h; git config core.fsmonitor x; rm -rf .git/hooks; ls .git/hooks";
-    let ran = world.run(&project, "shared", script);
-    let config = std::fs::read_to_string(project.join(".git/config")).expect("a file");
-    assert!(config.contains("h.example") && !config.contains("fsmonitor"), "{config} {ran:?}");
-    assert!(!project.join(".git/hooks/post-commit").exists() && project.join(".git/hooks").exists());
-    assert_eq!(world.git(&project, &["log", "--format=%s", "-1"]).ok().stdout, "x\n");
+        let ran = world.run(&project, "shared", &with_git(git, script));
+        let config = std::fs::read_to_string(project.join(".git/config")).expect("a file");
+        assert!(config.contains("h.example") && !config.contains("fsmonitor"), "{config} {ran:?}");
+        assert!(!project.join(".git/hooks/post-commit").exists() && project.join(".git/hooks").exists());
+        assert_eq!(world.git(&project, &["log", "--format=%s", "-1"]).ok().stdout, "x\n");
+    }
 }
 
 const SHARED: &str = r#"

@@ -1,66 +1,118 @@
 //! What an agent writes into its git directory, so that the host's git runs it later. Each attack is shown to work where
-//! the git directory is the project's own and writable, and to do nothing where it is the session's.
+//! the git directory is the project's own and writable, and to do nothing where it is the session's. What happens where
+//! it is shared (`git_dir = "shared"`) stands beside each: there hooks and configuration are read-only, and nothing else.
+
+use std::path::PathBuf;
 
 use keyhatch_tests::{GITS, Twins};
 
 /// What the user does next, in all innocence. `~` is the user's home; inside it is another one.
-const INNOCENT: &str = "touch README; git status; git diff; git log -p -1; git add -A .; git commit -qm host --allow-empty; \
+const INNOCENT: &str = "touch README; git status; git submodule --quiet update; git diff; git log -p -1; git add -A .; git commit -qm host --allow-empty; \
     git checkout -q HEAD; git stash list; git submodule status; git fetch -q evil; git gc -q; git fsck; git branch -a; true";
 
-/// Name, and the script that plants it. Nothing of a script's own git commands may set it off.
-const EXECUTED: &[(&str, &str)] = &[
+/// What becomes of an attack where the git directory is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shared {
+    /// It works: that it does nothing otherwise is the doing of the session's own git directory.
+    Works,
+    /// Configuration and hooks are read-only there too, so that only a writable git directory shows that it is an attack.
+    Stopped,
+}
+use Shared::{Stopped, Works};
+
+/// Name, what becomes of it in shared mode, and the script that plants it. Nothing of a script's own git commands may set
+/// it off.
+const EXECUTED: &[(&str, Shared, &str)] = &[
     (
         "hooks",
+        Stopped,
         "printf '#!/bin/sh\\ntouch ~/pwned\\n' > .git/hooks/post-commit; chmod +x .git/hooks/post-commit",
     ),
-    ("fsmonitor", "git config core.fsmonitor 'touch ~/pwned; false'"),
+    ("fsmonitor", Stopped, "git config core.fsmonitor 'touch ~/pwned; false'"),
     (
         "sshCommand",
+        Stopped,
         "git config core.sshCommand 'touch ~/pwned; false'; git remote add evil ssh://h.example/x",
     ),
     (
         "hooksPath",
+        Stopped,
         "mkdir evil; printf '#!/bin/sh\\ntouch ~/pwned\\n' > evil/post-commit; chmod +x evil/post-commit; git config core.hooksPath evil",
     ),
-    ("filters", "git config filter.x.clean 'touch ~/pwned; cat'; echo '* filter=x' > .gitattributes"),
+    (
+        "filters",
+        Stopped,
+        "git config filter.x.clean 'touch ~/pwned; cat'; echo '* filter=x' > .gitattributes",
+    ),
     (
         "includes",
+        Stopped,
         "printf '[core]\\nfsmonitor = \"touch ~/pwned; false\"\\n' > evil.cfg; git config include.path ../evil.cfg",
     ),
     (
         "commondir",
+        Works,
         "cp -r .git evil.git; printf '[core]\\nfsmonitor = \"touch ~/pwned; false\"\\n' >> evil.git/config; echo ../evil.git > .git/commondir",
     ),
     (
         "config.worktree",
+        Stopped,
         "git config extensions.worktreeConfig true; git config --worktree core.fsmonitor 'touch ~/pwned; false'",
     ),
     (
         "a directory in the place of .git",
+        Stopped,
         "cp -r .git other; printf '[core]\\nfsmonitor = \"touch ~/pwned; false\"\\n' >> other/config; mv .git away && mv other .git || true",
     ),
     (
         "a submodule that is a repository of the agent's",
+        Works,
         "git init -q nested; git -C nested commit -q --allow-empty -m n; git -C nested config core.fsmonitor 'touch ~/pwned; false'; \
          git -c core.fsmonitor=false add nested 2>/dev/null; git -c core.fsmonitor=false commit -qm nested --no-verify 2>/dev/null; \
          git -c core.fsmonitor=false reset -q --hard 2>/dev/null; rm -f ~/pwned",
+    ),
+    (
+        "config.worktree of a project that has one",
+        Works,
+        "test -f .git/config.worktree; printf '[core]\\nfsmonitor = \"touch ~/pwned; false\"\\n' >> .git/config.worktree",
+    ),
+    (
+        "submodule configuration",
+        Stopped,
+        "git init -q nested; git -C nested commit -q --allow-empty -m one; git add nested 2>/dev/null; \
+         printf '[submodule \"nested\"]\\n path = nested\\n url = ./nested\\n' > .gitmodules; \
+         git -C nested commit -q --allow-empty -m two; git config submodule.nested.url ./nested; \
+         git config submodule.nested.update '!touch ~/pwned; true'",
     ),
 ];
 
 #[test]
 fn nothing_that_the_agent_writes_into_its_git_directory_runs_on_the_host() {
     let twins = Twins::new(GITS[1]);
-    for (at, (name, plant)) in EXECUTED.iter().enumerate() {
+    twins.world.policy("shared", SHARED);
+    for (at, (name, in_shared, plant)) in EXECUTED.iter().enumerate() {
         for git in GITS {
             let world = &twins.world;
             std::fs::remove_file(world.path("bin/git")).expect("a link");
             world.use_git(git);
             let project = |kind: &str| {
-                let name = format!("{kind}-{at}-{}", git.len());
-                world.project(&name, "https://h.example/p.git")
+                let directory = format!("{kind}-{at}-{}", git.len());
+                let project = world.project(&directory, "https://h.example/p.git");
+                if name.ends_with("that has one") {
+                    let own =
+                        "git config extensions.worktreeConfig true; git config --worktree core.abbrev 12";
+                    twins.on_host(&project, own).ok();
+                }
+                project
             };
             let pwned = world.home().join("pwned");
-            let (plain, boxed) = (project("plain"), project("boxed"));
+            let works = |project: &PathBuf| {
+                let looked = twins.on_host(project, &format!("set +e; {INNOCENT}"));
+                let works = pwned.exists();
+                std::fs::remove_file(&pwned).ok();
+                (works, looked)
+            };
+            let (plain, boxed, shared) = (project("plain"), project("boxed"), project("shared"));
             // The same agent without a sandbox, in a home of its own.
             let elsewhere = world.make_directory("elsewhere");
             std::fs::copy(world.home().join(".gitconfig"), elsewhere.join(".gitconfig")).expect("copied");
@@ -68,14 +120,20 @@ fn nothing_that_the_agent_writes_into_its_git_directory_runs_on_the_host() {
             let planting = format!("HOME={}; export HOME; {plant}", elsewhere.display());
             twins.on_host(&plain, &planting);
             assert!(!pwned.exists(), "{name} is set off by planting it");
-            twins.on_host(&plain, &format!("set +e; {INNOCENT}"));
-            assert!(pwned.exists(), "{name} is no attack: it does nothing where .git is writable ({git})");
-            std::fs::remove_file(&pwned).expect("a file");
+            let looked = works(&plain);
+            assert!(
+                looked.0,
+                "{name} is no attack: it does nothing where .git is writable ({git}) {looked:?}"
+            );
+
+            let ran = world.run(&shared, "shared", &twins.script(plant));
+            let looked = works(&shared);
+            assert_eq!(looked.0, *in_shared == Works, "{name}, shared ({git}): {ran:#?} {looked:?}");
 
             let ran = twins.inside(&boxed, plant);
             assert_ne!(ran.code(), 125, "there was no sandbox: {ran:?}");
-            let looked = twins.on_host(&boxed, &format!("set +e; {INNOCENT}"));
-            assert!(!pwned.exists(), "{name} got out: {ran:#?} {looked:#?}");
+            let looked = works(&boxed);
+            assert!(!looked.0, "{name} got out: {ran:#?} {looked:#?}");
             assert_eq!(twins.on_host(&boxed, "git fsck --no-dangling").ok().all(), "", "{name}");
         }
     }
@@ -84,10 +142,9 @@ fn nothing_that_the_agent_writes_into_its_git_directory_runs_on_the_host() {
 #[test]
 fn a_shared_git_directory_is_the_way_out_that_it_is_said_to_be() {
     let twins = Twins::new(GITS[1]);
-    twins.world.policy("shared", SHARED);
-    let plant = EXECUTED.iter().find(|(name, _)| *name == "commondir").expect("it is there").1;
-    twins.world.run(&twins.boxed, "shared", plant);
-    twins.on_host(&twins.boxed, &format!("set +e; {INNOCENT}"));
+    let plant = EXECUTED.iter().find(|(name, in_shared, _)| *name == "commondir" && *in_shared == Works);
+    let shared = shared(&twins, plant.expect("it is there").2);
+    twins.on_host(&shared, &format!("set +e; {INNOCENT}"));
     assert!(twins.world.home().join("pwned").exists());
 }
 
@@ -119,6 +176,10 @@ fn objects_that_git_fsck_refuses_never_come_and_the_rest_does() {
         assert!(refs.stdout.contains("refs/heads/good"), "{refs:?} {ran:?}");
         let log = twins.on_host(&twins.boxed, "git log -1 --format=%s").ok();
         assert_eq!(log.stdout, "good\n");
+        let shared = shared(twins, &script);
+        let refs = twins.on_host(&shared, "git for-each-ref --format='%(refname)'").ok();
+        assert!(refs.stdout.contains("dotgit") && refs.stdout.contains("update"), "shared: {refs:?}");
+        twins.on_host(&shared, "git fsck --strict").fails();
     });
 }
 
@@ -144,13 +205,16 @@ fn a_session_reads_no_repository_of_the_users_through_borrowed_stores_or_links()
         assert_eq!(seen.stdout, "refs/heads/main\n", "{ran:?} {seen:?}");
         twins.on_host(&twins.boxed, &format!("git cat-file -e {id}")).fails();
         assert_eq!(std::fs::read_to_string(key).expect("a file"), format!("{id}\n"));
+        let shared = shared(twins, &script);
+        let seen = twins.on_host(&shared, &format!("git cat-file -p {id}; git rev-parse steal link"));
+        assert!(seen.stdout.starts_with("tree ") && seen.stdout.contains(&id), "shared: {seen:?}");
     });
 }
 
 #[test]
 fn an_index_head_or_store_that_is_no_such_thing_harms_nobody() {
     Twins::each(|twins| {
-        for plant in [
+        for (at, plant) in [
             "rm .git/index; ln -s /etc/passwd .git/index",
             "echo nonsense > .git/index; echo 'ref: ../../x' > .git/HEAD",
             "rm .git/HEAD; mkfifo .git/HEAD .git/packed-refs || true",
@@ -158,54 +222,89 @@ fn an_index_head_or_store_that_is_no_such_thing_harms_nobody() {
             "rm -rf .git/refs .git/logs; mkdir .git/refs",
             "rm -rf .git/* || true",
             "echo x > .git/index.lock; echo x > .git/HEAD.lock; git commit -q --allow-empty -m x || true",
-            "e=$(printf 'e%.0s' $(seq 40)); printf '100644 %s 0\\t.git/hooks/post-commit\\n' $(echo 'touch ~/pwned' | git hash-object -w --stdin) | git update-index --index-info || true",
-        ] {
+            // The one that git itself refuses, also where the directory is shared.
+            "printf '100644 %s 0\\t.git/hooks/post-commit\\n' $(echo 'touch ~/pwned' | git hash-object -w --stdin) | git update-index --index-info || true",
+        ].iter().enumerate() {
             let ran = twins.inside(&twins.boxed, plant);
             let seen = twins.on_host(&twins.boxed, "git log --format=%s; git status --porcelain; git fsck; git checkout -q -f HEAD; ls .git/hooks | grep -v sample || true").ok();
             assert_eq!(seen.stdout, "Add README\n", "{plant} {ran:#?}");
             twins.world.clean(&twins.boxed);
+            let shared = shared_as(twins, &format!("shared-{at}"), plant);
+            let look = "t='timeout 5 git'; $t log --format=%s && $t status --porcelain && $t fsck --no-dangling && $t checkout -q -f HEAD && echo fine";
+            let seen = twins.on_host(&shared, &format!("set +e; {look}"));
+            let fine = seen.all() == "Add README\nfine\n";
+            assert_eq!(fine, plant.contains("update-index"), "shared: {plant} {seen:?}");
         }
     });
 }
 
 #[test]
 fn a_hundred_thousand_refs_are_not_the_hosts_problem() {
-    let twins = Twins::new(GITS[1]);
-    let script = "h=$(git rev-parse HEAD); (echo '# pack-refs with: sorted '; for n in $(seq 100000 199999); do echo \"$h refs/heads/n$n\"; done) > .git/packed-refs; \
+    Twins::each(|twins| {
+        let script = "h=$(git rev-parse HEAD); (echo '# pack-refs with: sorted '; for n in $(seq 100000 199999); do echo \"$h refs/heads/n$n\"; done) > .git/packed-refs; \
                   git commit -q --allow-empty -m after; git for-each-ref | wc -l";
-    let ran = twins.inside(&twins.boxed, script).ok();
-    assert!(ran.stderr.contains("a session may make 10000 refs"), "{ran:?}");
-    let count =
-        twins.on_host(&twins.boxed, "git for-each-ref | wc -l; git fsck; git log -1 --format=%s").ok();
-    let brought: usize = count.stdout.lines().next().and_then(|n| n.trim().parse().ok()).expect("a number");
-    assert!(brought <= 10_001, "{count:?}");
+        let ran = twins.inside(&twins.boxed, script).ok();
+        assert!(ran.stderr.contains("a session may make 10000 refs"), "{ran:?}");
+        let count =
+            twins.on_host(&twins.boxed, "git for-each-ref | wc -l; git fsck; git log -1 --format=%s").ok();
+        let brought: usize =
+            count.stdout.lines().next().and_then(|n| n.trim().parse().ok()).expect("a number");
+        assert!(brought <= 10_001, "{count:?}");
+        let shared = shared(twins, script);
+        let count = twins.on_host(&shared, "git for-each-ref | wc -l").ok();
+        assert_eq!(count.stdout.trim(), "100001", "shared: {count:?}");
+    });
 }
 
 #[test]
 fn what_the_host_runs_later_cannot_be_made_or_changed() {
-    let twins = Twins::new(GITS[0]);
-    twins.world.policy(
-        "protecting",
-        &format!("{SHARED}protect = [\"deploy/run.sh\"]\n").replace("\"shared\"\n", "\"own\"\n"),
-    );
-    twins.prepare("echo real > .npmrc; mkdir .vscode deploy; echo '{}' > .vscode/tasks.json; echo run > deploy/run.sh; git add -A -f; git commit -qm settings");
-    let script = "for f in .envrc .mcp.json .npmrc .cargo/config.toml mise.toml deploy/run.sh; do echo evil > $f; rm -f $f; mv $f x; done; \
+    Twins::each(|twins| {
+        twins.world.policy(
+            "protecting",
+            &format!("{SHARED}protect = [\"deploy/run.sh\"]\n").replace("\"shared\"\n", "\"own\"\n"),
+        );
+        twins.prepare("echo real > .npmrc; mkdir .vscode deploy; echo '{}' > .vscode/tasks.json; echo run > deploy/run.sh; git add -A -f; git commit -qm settings");
+        let script = "for f in .envrc .mcp.json .npmrc .cargo/config.toml mise.toml deploy/run.sh; do echo evil > $f; rm -f $f; mv $f x; done; \
         for d in .vscode .idea .claude .devcontainer; do echo evil > $d/tasks.json; mkdir $d; rm -rf $d; mv $d y; done; \
         mv .cargo z; mv deploy z; ln -sf README .envrc; git add -A; git commit -qm all; git ls-files";
-    let mut command = twins.world.command(twins.world.path("bin/keyhatch"));
-    command.current_dir(&twins.boxed).args(["run", "--policy", "protecting", "--", "sh", "-c", script]);
-    let ran = twins.world.spawn(command).finish();
-    assert!(
-        !ran.stdout.contains(".envrc") && ran.stdout.contains(".npmrc"),
-        "no placeholder is committed: {ran:?}"
-    );
-    let seen = twins
-        .on_host(&twins.boxed, "cat .npmrc .vscode/tasks.json deploy/run.sh; ls -A; git status --porcelain")
-        .ok();
-    assert!(seen.stdout.starts_with("real\n{}\nrun\n") && !seen.stdout.contains("evil"), "{seen:?} {ran:?}");
-    for gone in [".envrc", ".mcp.json", ".cargo", ".idea", ".claude", "mise.toml"] {
-        assert!(!twins.boxed.join(gone).exists(), "{gone} is left behind");
-    }
+        let mut command = twins.world.command(twins.world.path("bin/keyhatch"));
+        command.current_dir(&twins.boxed).args(["run", "--policy", "protecting", "--", "sh", "-c", script]);
+        let ran = twins.world.spawn(command).finish();
+        assert!(
+            !ran.stdout.contains(".envrc") && ran.stdout.contains(".npmrc"),
+            "no placeholder is committed: {ran:?}"
+        );
+        let seen = twins
+            .on_host(
+                &twins.boxed,
+                "cat .npmrc .vscode/tasks.json deploy/run.sh; ls -A; git status --porcelain",
+            )
+            .ok();
+        assert!(
+            seen.stdout.starts_with("real\n{}\nrun\n") && !seen.stdout.contains("evil"),
+            "{seen:?} {ran:?}"
+        );
+        for gone in [".envrc", ".mcp.json", ".cargo", ".idea", ".claude", "mise.toml"] {
+            assert!(!twins.boxed.join(gone).exists(), "{gone} is left behind");
+        }
+        // A policy that shares the git directory protects nothing else: the same files, and nobody is in the way.
+        let shared = shared(twins, "echo evil > .envrc; mkdir -p .idea; echo evil > .idea/tasks.json");
+        let seen = twins.on_host(&shared, "cat .envrc .idea/tasks.json").ok();
+        assert_eq!(seen.stdout, "evil\nevil\n", "shared");
+    });
+}
+
+/// Runs a script in a project whose git directory is shared, and returns the project.
+fn shared(twins: &Twins, script: &str) -> PathBuf {
+    shared_as(twins, "shared", script)
+}
+
+fn shared_as(twins: &Twins, name: &str, script: &str) -> PathBuf {
+    twins.world.policy("shared", SHARED);
+    let project = twins.world.project(name, "https://h.example/p.git");
+    let ran = twins.world.run(&project, "shared", &twins.script(script));
+    assert_ne!(ran.code(), 125, "there was no sandbox: {ran:?}");
+    project
 }
 
 const SHARED: &str = r#"

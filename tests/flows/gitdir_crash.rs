@@ -74,18 +74,19 @@ fn a_killed_session_loses_nothing() {
 
 #[test]
 fn a_killed_runner_loses_nothing() {
-    let twins = Twins::new(GITS[1]);
-    let run = start(&twins);
-    wait_for(&twins, 5);
-    for pid in twins.world.processes("keyhatch-run ") {
-        rustix::process::kill_process(
-            rustix::process::Pid::from_raw(pid).expect("a pid"),
-            rustix::process::Signal::KILL,
-        )
-        .ok();
-    }
-    run.finish().fails();
-    whole(&twins, "the runner was killed");
+    Twins::each(|twins| {
+        let run = start(twins);
+        wait_for(twins, 5);
+        for pid in twins.world.processes("keyhatch-run ") {
+            rustix::process::kill_process(
+                rustix::process::Pid::from_raw(pid).expect("a pid"),
+                rustix::process::Signal::KILL,
+            )
+            .ok();
+        }
+        run.finish().fails();
+        whole(twins, "the runner was killed");
+    });
 }
 
 #[test]
@@ -116,56 +117,61 @@ fn a_killed_broker_loses_nothing_and_the_next_one_goes_on() {
 /// Until the keeper has copied it, what was agreed on is the host's own file under a second name.
 #[test]
 fn a_broker_that_dies_as_the_command_starts_still_knows_what_was_agreed_on() {
-    let twins = Twins::new(GITS[1]);
-    twins.prepare(
-        "for n in 1 2 3; do echo $n > h$n; done; git add .; git commit -qm three; git pack-refs --all",
-    );
-    let script = "touch ready; while ! test -e go; do sleep 0.01; done; echo in > inside; git add inside; git rm -q --cached h1; \
+    Twins::each(|twins| {
+        twins.prepare(
+            "for n in 1 2 3; do echo $n > h$n; done; git add .; git commit -qm three; git pack-refs --all",
+        );
+        let script = "touch ready; while ! test -e go; do sleep 0.01; done; echo in > inside; git add inside; git rm -q --cached h1; \
                   touch finished; while ! test -e end; do sleep 0.01; done";
-    let run = twins.world.start(&twins.boxed, "default", &twins.script(script));
-    while !twins.boxed.join("ready").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    kill(twins.world.broker());
-    twins
-        .on_host(&twins.boxed, "echo out > outside; git add outside; git rm -q --cached h2; git branch made")
-        .ok();
-    twins.world.write("boxed/go", "");
-    twins.world.wait_until("the work is done", || twins.boxed.join("finished").exists());
-    twins.world.run(&twins.world.make_directory("other"), "default", "true").ok();
-    twins.world.write("boxed/end", "");
-    run.finish();
-    twins.world.wait_until("the session's directory is gone", || {
-        let directory = twins.world.home().join(".local/state/keyhatch/gitdirs");
-        std::fs::read_dir(directory).is_ok_and(|mut left| left.next().is_none())
-    });
-    let seen = twins
+        let run = twins.world.start(&twins.boxed, "default", &twins.script(script));
+        while !twins.boxed.join("ready").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        kill(twins.world.broker());
+        twins
+            .on_host(
+                &twins.boxed,
+                "echo out > outside; git add outside; git rm -q --cached h2; git branch made",
+            )
+            .ok();
+        twins.world.write("boxed/go", "");
+        twins.world.wait_until("the work is done", || twins.boxed.join("finished").exists());
+        twins.world.run(&twins.world.make_directory("other"), "default", "true").ok();
+        twins.world.write("boxed/end", "");
+        run.finish();
+        twins.world.wait_until("the session's directory is gone", || {
+            let directory = twins.world.home().join(".local/state/keyhatch/gitdirs");
+            std::fs::read_dir(directory).is_ok_and(|mut left| left.next().is_none())
+        });
+        let seen = twins
         .on_host(
             &twins.boxed,
             "git status --porcelain; git for-each-ref --format='%(refname)'; git fsck; stat -c %h .git/index",
         )
         .ok();
-    let staged = "D  h1\nD  h2\nA  inside\nA  outside\n";
-    assert!(seen.stdout.starts_with(staged), "{seen:?}\n{}", twins.world.broker_log());
-    assert!(seen.stdout.ends_with("refs/heads/made\nrefs/heads/main\n1\n"), "{seen:?}");
-    twins.world.clean(&twins.boxed);
+        let staged = "D  h1\nD  h2\nA  inside\nA  outside\n";
+        assert!(seen.stdout.starts_with(staged), "{seen:?}\n{}", twins.world.broker_log());
+        assert!(seen.stdout.ends_with("refs/heads/made\nrefs/heads/main\n1\n"), "{seen:?}");
+        twins.world.clean(&twins.boxed);
+    });
 }
 
 #[test]
 fn placeholders_of_a_killed_broker_go_with_the_next_start() {
-    let twins = Twins::new(GITS[0]);
-    let run = start(&twins);
-    wait_for(&twins, 1);
-    assert!(twins.boxed.join(".envrc").exists() && twins.boxed.join(".idea").is_dir());
-    std::fs::write(twins.boxed.join("mise.toml"), "the user's\n").expect("the user writes one");
-    kill(twins.world.broker());
-    run.signal(libc::SIGKILL);
-    run.finish();
-    assert!(twins.boxed.join(".envrc").exists());
-    twins.world.run(&twins.world.make_directory("other"), "default", "true").ok();
-    whole(&twins, "the broker and the session were killed");
-    assert!(!twins.boxed.join(".envrc").exists() && !twins.boxed.join(".idea").exists());
-    assert_eq!(std::fs::read_to_string(twins.boxed.join("mise.toml")).expect("kept"), "the user's\n");
+    Twins::each(|twins| {
+        let run = start(twins);
+        wait_for(twins, 1);
+        assert!(twins.boxed.join(".envrc").exists() && twins.boxed.join(".idea").is_dir());
+        std::fs::write(twins.boxed.join("mise.toml"), "the user's\n").expect("the user writes one");
+        kill(twins.world.broker());
+        run.signal(libc::SIGKILL);
+        run.finish();
+        assert!(twins.boxed.join(".envrc").exists());
+        twins.world.run(&twins.world.make_directory("other"), "default", "true").ok();
+        whole(twins, "the broker and the session were killed");
+        assert!(!twins.boxed.join(".envrc").exists() && !twins.boxed.join(".idea").exists());
+        assert_eq!(std::fs::read_to_string(twins.boxed.join("mise.toml")).expect("kept"), "the user's\n");
+    });
 }
 
 #[test]

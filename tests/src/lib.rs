@@ -32,7 +32,7 @@ pub use ports::free_port;
 pub use session::ContainerSession;
 pub use sshd::{SshServer, SshVersion};
 pub use terminal::Terminal;
-pub use twins::{GITS, Twins};
+pub use twins::{GITS, Twins, with_git};
 pub use unnamespaced::NO_NAMESPACES;
 pub use user::User;
 pub use world::{Finished, Running, World};

@@ -68,10 +68,10 @@ impl Twins {
     /// The script, with the git and the dates that make commits equal.
     #[must_use]
     pub fn script(&self, script: &str) -> String {
-        let path = if self.git.starts_with("/usr/bin") { "PATH=/usr/bin:/bin; " } else { "" };
-        format!(
-            "{path}export GIT_AUTHOR_DATE='1700000001 +0100' GIT_COMMITTER_DATE='1700000001 +0100' GIT_EDITOR=true; set -e\n{script}"
-        )
+        let script = format!(
+            "export GIT_AUTHOR_DATE='1700000001 +0100' GIT_COMMITTER_DATE='1700000001 +0100' GIT_EDITOR=true; set -e\n{script}"
+        );
+        with_git(self.git, &script)
     }
 
     /// Runs a script on both sides and compares what the user sees afterwards.
@@ -130,6 +130,13 @@ impl Twins {
         }
         seen
     }
+}
+
+/// A script that finds this git first, also inside, where the user's own links are not.
+#[must_use]
+pub fn with_git(git: &str, script: &str) -> String {
+    let path = if git.starts_with("/usr/bin") { "PATH=/usr/bin:/bin; " } else { "" };
+    format!("{path}{script}")
 }
 
 impl World {
