@@ -225,6 +225,12 @@ pub fn shipped_names() -> Vec<&'static str> {
     SHIPPED.iter().map(|(name, _)| *name).collect()
 }
 
+/// The text of a shipped policy.
+#[must_use]
+pub fn shipped_text(name: &str) -> Option<&'static str> {
+    SHIPPED.iter().find(|(shipped, _)| *shipped == name).map(|(_, text)| *text)
+}
+
 impl Policy {
     /// Parses a policy. `origin` is the file's name, for messages.
     ///
@@ -237,9 +243,8 @@ impl Policy {
     /// A shipped policy.
     #[must_use]
     pub fn shipped(name: &str) -> Option<Self> {
-        let (name, text) = SHIPPED.iter().find(|(shipped, _)| *shipped == name)?;
         // A test parses every shipped policy, so this is some.
-        Self::parse(text, name).ok()
+        Self::parse(shipped_text(name)?, name).ok()
     }
 
     /// Its name.

@@ -2,8 +2,9 @@
 //! the sandbox must be able to promise.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -119,8 +120,18 @@ pub struct HidePatterns {
 #[derive(Debug, Clone)]
 struct NamePatterns {
     texts: Vec<String>,
-    names: GlobSet,
-    paths: GlobSet,
+    names: Set,
+    paths: Set,
+}
+
+/// Bytes of patterns that compile in any case: far below what the engine refuses.
+const SHORT: usize = 4096;
+
+/// Patterns that are compiled where somebody asks: who opens a session does not, and waits for it.
+#[derive(Debug, Clone)]
+struct Set {
+    globs: Vec<Glob>,
+    compiled: OnceLock<GlobSet>,
 }
 
 impl HidePatterns {
@@ -152,11 +163,11 @@ impl NamePatterns {
     /// None where a pattern is refused.
     fn parse(texts: &[&str]) -> Option<Self> {
         let set = |with_slash: bool| {
-            let mut set = GlobSetBuilder::new();
-            for text in texts.iter().filter(|text| text.contains('/') == with_slash) {
-                set.add(GlobBuilder::new(&text.to_ascii_lowercase()).literal_separator(true).build().ok()?);
-            }
-            set.build().ok()
+            let own = texts.iter().filter(|text| text.contains('/') == with_slash);
+            let glob = |text: &&str| {
+                GlobBuilder::new(&text.to_ascii_lowercase()).literal_separator(true).build().ok()
+            };
+            Set::of(own.map(glob).collect::<Option<_>>()?)
         };
         let (names, paths) = (set(false)?, set(true)?);
         Some(Self { texts: texts.iter().map(|text| (*text).to_owned()).collect(), names, paths })
@@ -165,6 +176,30 @@ impl NamePatterns {
     fn matches(&self, path: &str) -> bool {
         let name = path.rsplit('/').next().unwrap_or(path);
         self.names.is_match(name) || self.paths.is_match(path)
+    }
+}
+
+impl Set {
+    /// None where there is too much to compile: only what is long is tried at once.
+    fn of(globs: Vec<Glob>) -> Option<Self> {
+        let set = Self { globs, compiled: OnceLock::new() };
+        if set.globs.iter().map(|glob| glob.glob().len()).sum::<usize>() > SHORT {
+            drop(set.compiled.set(set.compile()?));
+        }
+        Some(set)
+    }
+
+    fn compile(&self) -> Option<GlobSet> {
+        let mut set = GlobSetBuilder::new();
+        for glob in &self.globs {
+            set.add(glob.clone());
+        }
+        set.build().ok()
+    }
+
+    fn is_match(&self, name: &str) -> bool {
+        let compiled = || self.compile().expect("what is short compiles, and what is long did");
+        !self.globs.is_empty() && self.compiled.get_or_init(compiled).is_match(name)
     }
 }
 

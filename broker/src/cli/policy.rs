@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use keyhatch_policies::{
     FetchOperation, Operation, Policy as Parsed, Project, PushOperation, describe, explain, shipped_names,
+    shipped_text,
 };
 use keyhatch_protocol::{Facts, ObjectFormat, ObjectId, RefName, Remote, UpdateFact, UpdateKind};
 
@@ -36,8 +37,8 @@ pub(super) fn find(name: &str, project: Option<&Path>) -> Result<Source, Failure
     {
         return read(&own, project);
     }
-    match Parsed::shipped(name) {
-        Some(policy) => Ok(Source { origin: format!("{name}.toml"), text: policy.text().to_owned() }),
+    match shipped_text(name) {
+        Some(text) => Ok(Source { origin: format!("{name}.toml"), text: text.to_owned() }),
         None => Err(Failure::invalid(
             format!("no policy is called {name}"),
             format!("shipped are {}; a path names a file", shipped_names().join(", ")),
