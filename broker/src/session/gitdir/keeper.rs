@@ -95,21 +95,20 @@ impl Keeper {
         report::sections(&self.record.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Plays the last rounds, removes the session's directory, and says what had to stay. Blocks; a second call waits
-    /// for the first and says nothing. `over` is whether nothing of a container runs any more.
+    /// Plays the last rounds, and says what had to stay. Blocks; a second call waits for the first and says nothing. The
+    /// session's directory goes after the answer. `over` is whether nothing of a container runs any more.
     #[must_use]
     pub fn finish(&self, over: bool) -> Vec<Section> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(running) = thread.take() else { return Vec::new() };
         let (answer, answered) = channel();
-        let sections = match self.orders.send(Order { over, answer }) {
-            Ok(()) => answered.recv().unwrap_or_default(),
-            Err(_) => Vec::new(),
-        };
-        if running.join().is_err() {
+        let sections = self.orders.send(Order { over, answer }).ok().and_then(|()| answered.recv().ok());
+        // It goes on by itself: what is left to do is nobody's to wait for.
+        drop(running);
+        sections.unwrap_or_else(|| {
             tracing::error!("a session's keeper died; what it did not bring is in the state directory");
-        }
-        sections
+            Vec::new()
+        })
     }
 }
 
@@ -141,9 +140,12 @@ impl Work {
         loop {
             match orders.recv_timeout(wait) {
                 Ok(Order { over, answer }) => {
-                    let sections = self.finish(over);
+                    let (sections, done) = self.finish(over);
                     // Whoever asked may be gone; the report is kept all the same.
                     drop(answer.send(sections));
+                    if done {
+                        self.clear();
+                    }
                     return;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -249,7 +251,8 @@ impl Work {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).repositories.clone()
     }
 
-    fn finish(&mut self, over: bool) -> Vec<Section> {
+    /// Brings what is left to bring, and says what must be said. Whether that was all: then nobody needs the directory.
+    fn finish(&mut self, over: bool) -> (Vec<Section>, bool) {
         let mut well = false;
         for _ in 0..LAST_ROUNDS {
             let before = self.states();
@@ -261,7 +264,7 @@ impl Work {
         let mut more = self.said_of_the_project();
         if !well {
             more.push(report::left(&self.directory));
-            return more;
+            return (more, false);
         }
         let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         let place = self.state_directory().map(|state| state.join("kept").join(record.session.as_str()));
@@ -269,17 +272,25 @@ impl Work {
             Some(Err(error)) => {
                 tracing::warn!(%error, "a repository that a session set up cannot be kept");
                 more.push(report::left(&self.directory));
-                return more;
+                return (more, false);
             }
             kept => more.extend(kept.and_then(Result::ok).flatten()),
         }
         more.extend(self.uncover(&record, over));
-        // The record first: without one, what a death here leaves is nothing to be brought.
-        if let Err(error) = Record::forget(&self.directory).and_then(|()| fs::remove_dir_all(&self.directory))
-        {
+        // The record first: without one, what a death leaves from here on is nothing to be brought, and the next start
+        // removes it.
+        let forgotten = Record::forget(&self.directory);
+        if let Err(error) = &forgotten {
             tracing::warn!(%error, "a session's git directory is left behind");
         }
-        more
+        (more, forgotten.is_ok())
+    }
+
+    /// Removes the session's directory. Nobody waits for it: of a large project it takes a while.
+    fn clear(&self) {
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            tracing::warn!(%error, "a session's git directory is left behind");
+        }
     }
 
     /// Removes what was made to mount on, unless a container may still run that would then be free to make it.
@@ -381,7 +392,10 @@ pub fn recover(directory: &Path, finished: impl Fn(&Record, Vec<Section>) + Send
                 work.rounds(false);
                 thread::sleep(TICK * 5);
             }
-            let left = work.finish(false);
+            let (left, done) = work.finish(false);
+            if done {
+                work.clear();
+            }
             let record = work.record.lock().unwrap_or_else(PoisonError::into_inner);
             finished(&record, report::sections(&record).into_iter().chain(left).collect());
         });
