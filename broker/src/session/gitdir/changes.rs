@@ -6,9 +6,11 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZero;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use keyhatch_protocol::ObjectId;
@@ -46,6 +48,9 @@ const WITHIN: &[&str] = &[".github/workflows", ".circleci"];
 const LOOKS: Duration = Duration::from_secs(5);
 /// Deepest directory.
 const MAX_DEPTH: usize = 40;
+/// Most threads that look, and how many directories of one depth are worth one more.
+const MAX_THREADS: usize = 8;
+const DIRECTORIES_EACH: usize = 16;
 /// Most things of one kind that are named.
 const MAX_NAMED: usize = 20;
 /// Most diffs, most lines of one, and the largest file that gets one.
@@ -122,23 +127,10 @@ fn look(project: &Path, since: i64) -> Found {
     let mut found = Found { whole: true, ..Found::default() };
     let mut level = vec![project.to_owned()];
     for _ in 0..MAX_DEPTH {
-        let mut next = Vec::new();
-        for directory in level {
-            if Instant::now() > until {
-                found.whole = false;
-                return found;
-            }
-            let Ok(entries) = fs::read_dir(&directory) else { continue };
-            for entry in entries.flatten() {
-                let Ok(metadata) = entry.metadata() else { continue };
-                if metadata.is_dir() {
-                    if entry.file_name() != ".git" {
-                        next.push(entry.path());
-                    }
-                } else if metadata.ctime() >= since {
-                    judge(project, &entry.path(), &metadata, &mut found);
-                }
-            }
+        let (whole, next) = look_at(&level, (project, since, until), &mut found);
+        if !whole {
+            found.whole = false;
+            return found;
         }
         if next.is_empty() {
             return found;
@@ -147,6 +139,64 @@ fn look(project: &Path, since: i64) -> Found {
     }
     found.whole = false;
     found
+}
+
+/// Looks at directories by several threads: whoever ends a session waits for it, and of 300,000 files every one is asked
+/// for its time. What is found stays in order. Returns whether there was time for all, and the directories below.
+fn look_at(
+    level: &[PathBuf],
+    (project, since, until): (&Path, i64, Instant),
+    found: &mut Found,
+) -> (bool, Vec<PathBuf>) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut seen = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(directory) = level.get(at) else { return (true, seen) };
+            if Instant::now() > until {
+                return (false, seen);
+            }
+            seen.push((at, entries(project, directory, since)));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
+    let threads = threads.min(level.len() / DIRECTORIES_EACH).max(1);
+    let looked = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        // One that panicked has printed why, and its part is missing.
+        let others = others.into_iter().map(|other| other.join().unwrap_or((false, Vec::new())));
+        std::iter::once(own).chain(others.collect::<Vec<_>>()).collect::<Vec<_>>()
+    });
+    let whole = looked.iter().all(|(whole, _)| *whole);
+    let mut seen: Vec<_> = looked.into_iter().flat_map(|(_, seen)| seen).collect();
+    seen.sort_by_key(|(at, _)| *at);
+    let mut below = Vec::new();
+    for (_, (part, directories)) in seen {
+        found.obeyed.extend(part.obeyed);
+        found.executables.extend(part.executables);
+        found.links.extend(part.links);
+        found.privileged.extend(part.privileged);
+        below.extend(directories);
+    }
+    (whole, below)
+}
+
+/// Looks at one directory. Returns what was found in it, and the directories in it.
+fn entries(project: &Path, directory: &Path, since: i64) -> (Found, Vec<PathBuf>) {
+    let (mut found, mut below) = (Found::default(), Vec::new());
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            if entry.file_name() != ".git" {
+                below.push(entry.path());
+            }
+        } else if metadata.ctime() >= since {
+            judge(project, &entry.path(), &metadata, &mut found);
+        }
+    }
+    (found, below)
 }
 
 fn judge(project: &Path, path: &Path, metadata: &fs::Metadata, found: &mut Found) {
@@ -234,6 +284,30 @@ fn compared(before: &[u8], now: &[u8]) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_looks_all_of_it_is_found_in_order() {
+        let temp = tempfile::tempdir().expect("a directory");
+        let mut expected = Vec::new();
+        for number in 100..400 {
+            let directory = temp.path().join(format!("d{number}/below"));
+            fs::create_dir_all(&directory).expect("a directory");
+            fs::create_dir(directory.join(".git")).expect("a directory");
+            fs::write(directory.join(".git/Makefile"), "").expect("a file");
+            fs::write(directory.join("Makefile"), "").expect("a file");
+            fs::write(directory.join("other"), "").expect("a file");
+            expected.push(PathBuf::from(format!("d{number}/below/Makefile")));
+        }
+        let mut found = look(temp.path(), 0);
+        assert!(found.whole && found.executables.is_empty());
+        let again = look(temp.path(), 0);
+        assert_eq!(found.obeyed, again.obeyed);
+        found.obeyed.sort();
+        assert_eq!(found.obeyed, expected);
+        assert!(look(temp.path(), i64::MAX).obeyed.is_empty());
+        let none = Instant::now().checked_sub(Duration::from_secs(1)).expect("a time before");
+        assert!(!look_at(&[temp.path().to_owned()], (temp.path(), 0, none), &mut found).0);
+    }
 
     #[test]
     fn a_link_leaves_the_project_by_its_own_words() {
