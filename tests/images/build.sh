@@ -39,7 +39,9 @@ build() {
     # What engines put over, or would make: the root's files are nobody's to write there.
     touch "$work/root/etc"/{gitconfig,hosts,hostname,resolv.conf}
     [ -e "$work/root/etc/mtab" ] || ln -s /proc/mounts "$work/root/etc/mtab"
-    tar -C "$work/root" -cf "$work/packed.tar" .
+    # The same image whoever builds it: an ordinary user's tar leaves modes and owners of its own.
+    chmod 1777 "$work/root/tmp"
+    tar -C "$work/root" --owner=0 --group=0 --numeric-owner -cf "$work/packed.tar" .
     chmod 755 "$work/root"
     touch "$work/root"
     rm -rf "$root"
