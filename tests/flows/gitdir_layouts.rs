@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use keyhatch_tests::{GITS, Twins, World};
+use keyhatch_tests::{GITS, SshServer, SshVersion, Twins, World, with_git};
 
 const WORK: &str = "echo w > w; git add w; git commit -qm work; git status --porcelain; git log --format=%s";
 
@@ -174,6 +174,39 @@ fn an_uninitialised_submodule_can_be_used_inside_and_stays_there() {
 }
 
 #[test]
+fn a_submodule_is_checked_out_inside_from_its_server() {
+    for git in GITS {
+        let world = World::new();
+        world.use_git(git);
+        let server = SshServer::start(&world, SshVersion::V2);
+        let library = world.project("library", "https://h.example/library.git");
+        let upstream = world.upstream("library.git", "sha1");
+        world.git(&library, &["push", "-q", &upstream.to_string_lossy(), "main"]).ok();
+        let project = world.project("p", "https://h.example/p.git");
+        // As in a clone: named, and not there yet.
+        let make = format!(
+            "git -c protocol.file.allow=always submodule --quiet add {} sub; git config -f .gitmodules submodule.sub.url {url}; \
+             git add .gitmodules; git commit -qm sub; git submodule --quiet deinit -f sub; rm -rf .git/modules; git submodule --quiet init",
+            upstream.display(),
+            url = server.url(&upstream)
+        );
+        let twins = Twins::over(world, project.clone(), git);
+        twins.on_host(&project, &make).ok();
+        let script = "git submodule --quiet update --init; cat sub/README; cd sub; git commit -q --allow-empty -m inside; cd ..; git submodule status";
+        let ran = twins.inside(&project, script).ok();
+        assert!(ran.stdout.starts_with("hello\n+"), "{ran:?}\n{}", twins.world.broker_log());
+        let kept = "sub: a repository that the session set up; kept: session-HEAD";
+        assert!(ran.stderr.contains(kept), "on no branch, and kept all the same: {ran:?}");
+        let seen = twins.on_host(&project, "ls -A sub; git status --porcelain; git fsck --no-dangling").ok();
+        assert_eq!(seen.stdout, "", "{seen:?} {ran:?}");
+        // Where the session only went to upstream's commit there is nothing to keep.
+        let ran = twins.inside(&project, "git submodule --quiet update --init").ok();
+        assert!(!ran.stderr.contains("kept:"), "{ran:?}");
+        twins.world.clean(&project);
+    }
+}
+
+#[test]
 fn a_directory_above_several_repositories() {
     for git in GITS {
         let world = World::new();
@@ -241,6 +274,14 @@ fn reftable_and_sha256_repositories() {
             "{options} {seen:?}\n{}",
             twins.world.broker_log()
         );
+        let script =
+            "git worktree add -q tree -b treed; cd tree; echo t > t; git add t; git commit -qm treed";
+        let ran = twins.inside(&project, script).ok();
+        let look = "git log --format=%s -1; git status --porcelain; git symbolic-ref HEAD; git fsck";
+        let seen = twins.on_host(&project.join("tree"), look);
+        assert_eq!(seen.stdout, "treed\nrefs/heads/treed\n", "{options} {seen:?} {ran:?}");
+        let listed = twins.on_host(&project, "git worktree list | wc -l").ok();
+        assert_eq!(listed.stdout.trim(), "2", "{options}");
         twins.world.clean(&project);
     }
 }
@@ -302,19 +343,27 @@ fn shallow_and_partial_clones_and_alternates() {
 
 #[test]
 fn a_project_of_another_owner_that_the_user_trusts() {
-    let world = World::new();
-    let project = world.project("theirs", "https://h.example/p.git");
-    // Readable and writable by the user, and not theirs: git asks for safe.directory.
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(&project, mode).expect("a mode");
-    let mut give = Command::new(if rustix::process::getuid().is_root() { "env" } else { "sudo" });
-    let given = give.args(["chown", "root"]).arg(&project).status();
-    assert!(given.is_ok_and(|status| status.success()), "giving a directory to root needs root, or sudo");
-    world.git(&world.home(), &["config", "--global", "safe.directory", &project.to_string_lossy()]).ok();
-    let ran =
-        world.run(&project, "default", "git status --porcelain && git commit -q --allow-empty -m x").ok();
-    assert!(!ran.all().contains("dubious"), "{ran:?}");
-    assert_eq!(world.git(&project, &["log", "-1", "--format=%s"]).ok().stdout, "x\n");
+    for git in GITS {
+        let world = World::new();
+        world.use_git(git);
+        let project = world.project("theirs", "https://h.example/p.git");
+        // Readable and writable by the user, and not theirs: git asks for safe.directory.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(&project, mode).expect("a mode");
+        let mut give = Command::new(if rustix::process::getuid().is_root() { "env" } else { "sudo" });
+        let given = give.args(["chown", "root"]).arg(&project).status();
+        assert!(given.is_ok_and(|status| status.success()), "giving a directory to root needs root, or sudo");
+        world.git(&world.home(), &["config", "--global", "safe.directory", &project.to_string_lossy()]).ok();
+        let ran = world
+            .run(
+                &project,
+                "default",
+                &with_git(git, "git status --porcelain && git commit -q --allow-empty -m x"),
+            )
+            .ok();
+        assert!(!ran.all().contains("dubious"), "{ran:?}");
+        assert_eq!(world.git(&project, &["log", "-1", "--format=%s"]).ok().stdout, "x\n");
+    }
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use keyhatch_protocol::ObjectId;
+
 use super::beneath::Beneath;
+use super::host::Git;
 use super::refs::Head;
 use super::state::{State, Tree};
 
@@ -20,9 +23,6 @@ const MAX_POINTER: u64 = 4096;
 /// When a directory of the host's cannot be made.
 pub(super) fn adopt(state: &mut State, project: &Path) -> io::Result<bool> {
     let Some(begun) = state.begun.clone() else { return Ok(false) };
-    if state.reftable {
-        return Ok(false);
-    }
     let inside = Beneath::hostile(&state.session())?;
     let mut any = false;
     for entry in inside.list("worktrees", 1000).unwrap_or_default() {
@@ -33,16 +33,28 @@ pub(super) fn adopt(state: &mut State, project: &Path) -> io::Result<bool> {
             continue;
         }
         let Some(pointer) = pointer(&inside, &within, project, &directory) else { continue };
-        fs::create_dir_all(&directory)?;
-        fs::write(directory.join("commondir"), "../..\n")?;
-        fs::write(directory.join("gitdir"), format!("{pointer}\n"))?;
         // Where it goes from here is followed as for every worktree.
         let head = Head::Detached(begun.clone());
-        fs::write(directory.join("HEAD"), head.render())?;
+        if state.reftable {
+            register_by_git(state, name, &begun)?;
+        } else {
+            fs::create_dir_all(&directory)?;
+            fs::write(directory.join("commondir"), "../..\n")?;
+            fs::write(directory.join("HEAD"), head.render())?;
+        }
+        fs::write(directory.join("gitdir"), format!("{pointer}\n"))?;
         state.trees.push(Tree { within, has_index: true, head: Some(head), logged: 0, host_log: 0 });
         any = true;
     }
     Ok(any)
+}
+
+/// A worktree in the reftable format has tables of its own, which git makes: for a directory of ours of the same name.
+fn register_by_git(state: &State, name: &str, at: &ObjectId) -> io::Result<()> {
+    let place = state.directory.join("added");
+    fs::create_dir_all(&place)?;
+    Git::of(state).add_worktree(&place.join(name), at).map_err(io::Error::other)?;
+    fs::remove_dir_all(place)
 }
 
 fn is_plain(name: &str) -> bool {

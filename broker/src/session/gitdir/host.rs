@@ -167,6 +167,16 @@ impl Git {
         done(git.stderr(Stdio::null()).status()?)
     }
 
+    /// Registers a worktree at a commit, without its files.
+    ///
+    /// # Errors
+    /// When git refuses.
+    pub fn add_worktree(&self, path: &Path, at: &ObjectId) -> Result<(), HostError> {
+        let mut git = self.command();
+        git.args(["worktree", "add", "--quiet", "--no-checkout", "--detach"]).arg(path).arg(at.as_str());
+        done(git.stderr(Stdio::null()).status()?)
+    }
+
     /// Makes a repository where there is none.
     ///
     /// # Errors

@@ -10,12 +10,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use keyhatch_protocol::text::shown;
-use keyhatch_protocol::{ObjectFormat, ObjectId};
+use keyhatch_protocol::{ObjectFormat, ObjectId, RefName};
 use rustix::fs::FileType;
 use serde_json::json;
 
 use super::beneath::Beneath;
-use super::refs::{MAX_PACKED, Refs, loose, packed, render_packed};
+use super::harvest::MAX_LOG;
+use super::reflog::LogEntry;
+use super::refs::{Head, MAX_PACKED, Refs, loose, packed, render_packed};
 use super::state::Record;
 use crate::session::report::Section;
 
@@ -24,6 +26,8 @@ const MAX_DEPTH: usize = 6;
 /// Most repositories, and most files of one directory.
 const MAX_KEPT: usize = 50;
 const MAX_FILES: usize = 100_000;
+/// The branch that a commit on no branch is kept as.
+const DETACHED: &[u8] = b"refs/heads/session-HEAD";
 /// Longest list of shallow commits.
 const MAX_SHALLOW: u64 = 4 * 1024 * 1024;
 
@@ -96,7 +100,8 @@ fn found(directory: &Path, record: &Record) -> Vec<(String, PathBuf)> {
     found
 }
 
-/// The branches that no upstream is known to have.
+/// The branches that no upstream is known to have, and a commit of the session's that is on none: `git submodule update`
+/// leaves `HEAD` detached, and whoever commits there makes no branch.
 fn branches(inside: &Beneath) -> io::Result<Refs> {
     let mut all: Refs = packed(&inside.read("packed-refs", MAX_PACKED)?.unwrap_or_default()).collect();
     all.extend(loose(inside)?);
@@ -107,7 +112,27 @@ fn branches(inside: &Beneath) -> io::Result<Refs> {
     };
     let upstream: BTreeSet<ObjectId> =
         all.clone().into_iter().filter_map(of("refs/remotes/")).map(|(_, id)| id).collect();
-    Ok(all.into_iter().filter_map(of("refs/heads/")).filter(|(_, id)| !upstream.contains(id)).collect())
+    let mut branches: Refs =
+        all.into_iter().filter_map(of("refs/heads/")).filter(|(_, id)| !upstream.contains(id)).collect();
+    if let Some(Head::Detached(id)) = Head::read(inside, "HEAD")
+        && !upstream.contains(&id)
+        && !branches.values().any(|branch| *branch == id)
+        && is_made_here(inside, &id)?
+        && let Ok(name) = RefName::parse(DETACHED)
+    {
+        branches.entry(name).or_insert(id);
+    }
+    Ok(branches)
+}
+
+/// Whether a commit was more than gone to: by what the log of `HEAD` says of it, and where it says nothing too.
+fn is_made_here(inside: &Beneath, id: &ObjectId) -> io::Result<bool> {
+    let log = inside.read("logs/HEAD", MAX_LOG)?.unwrap_or_default();
+    let of = LogEntry::tail(&log, usize::MAX).into_iter().filter(|entry| entry.new == *id);
+    let gone_to =
+        |entry: &LogEntry| ["checkout:", "clone:"].iter().any(|word| entry.message.starts_with(word));
+    let mut of = of.peekable();
+    Ok(of.peek().is_none() || of.any(|entry| !gone_to(&entry)))
 }
 
 fn make(to: &Path, format: ObjectFormat, refs: &Refs) -> io::Result<()> {
