@@ -65,3 +65,25 @@ fn jj_signs_and_verifies_through_the_helper() {
     let signed = world.audit().iter().filter(|record| record["event"] == "signed").count();
     assert!(signed >= 2, "jj signs each commit that it makes: {signed}");
 }
+
+#[test]
+fn what_jj_did_inside_is_whole_for_the_jj_on_the_host() {
+    let world = World::new();
+    let project = world.project("p", "https://git.invalid/p");
+    let copied = Command::new("cp").arg("-r").arg(jj()).arg(project.join(".jj-program")).status();
+    assert!(copied.expect("cp runs").success());
+    world.write(
+        "p/.jj-config.toml",
+        "[user]\nname = \"Ada\"\nemail = \"ada@example.org\"\n[ui]\npaginate = \"never\"\n",
+    );
+    world.write("p/.git/info/exclude", ".jj-program\n.jj-config.toml\n");
+    let jj = "set -e; export JJ_CONFIG=$PWD/.jj-config.toml; jj() { $PWD/.jj-program/jj \"$@\"; }; ";
+    let script = "jj git init --colocate; echo 1 > one; jj describe -m first; jj new -m second; echo 2 > two; jj new -m third; \
+                  jj abandon -r @-; echo 3 > three; jj status";
+    world.run(&project, "default", &format!("{jj}{script}")).ok();
+    let look = "jj log --no-graph -r 'all()' -T 'description.first_line() ++ \"\\n\"'; jj undo; jj new -m 'on the host'; jj file list -r @-";
+    let mut command = world.command("sh");
+    command.current_dir(&project).args(["-c", &format!("{jj}{look}; git fsck --no-dangling")]);
+    let seen = world.spawn(command).finish().ok();
+    assert!(seen.stdout.starts_with("third\nfirst\nAdd README\n"), "{seen:?}");
+}

@@ -115,9 +115,12 @@ fn unsettled(order: &Order, changed: Changes, before: &Refs, harvest: &mut Harve
     taken
 }
 
-/// Refs that come back. `refs/replace` would change what the host's objects say; the rest is git's own scaffolding.
+/// Refs that come back. `refs/replace` would change what the host's objects say; the rest is git's own scaffolding. jj
+/// keeps what its operation log names, which lies in the project, by refs of its own: without them the host's jj would
+/// miss its working copy's commit.
 fn is_taken(name: &RefName) -> bool {
-    ["refs/heads/", "refs/tags/", "refs/notes/", "refs/remotes/"].iter().any(|p| name.as_str().starts_with(p))
+    let taken = ["refs/heads/", "refs/tags/", "refs/notes/", "refs/remotes/", "refs/jj/keep/"];
+    taken.iter().any(|prefix| name.as_str().starts_with(prefix))
 }
 
 /// The stash is a log: its ref alone is the newest entry.
