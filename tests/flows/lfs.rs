@@ -1,24 +1,133 @@
-//! git-lfs over the hatch: refused, and whoever runs it reads why.
+//! git-lfs over the hatch: real git-lfs inside, a server of its protocol behind a login on the host.
 
-use keyhatch_tests::{HttpsServer, World};
+use std::path::PathBuf;
+
+use keyhatch_tests::{Container, ContainerSession, HttpsServer, Image, World};
+
+struct Stage {
+    world: World,
+    https: HttpsServer,
+    upstream: PathBuf,
+    project: PathBuf,
+    /// The SHA-256 of the large file that upstream has.
+    large: String,
+}
+
+impl Stage {
+    /// A user whose project has a large file, which upstream has too.
+    fn new(elsewhere: &str) -> Self {
+        let world = World::new();
+        world.allow_policy();
+        let https = HttpsServer::start_with_large_files(&world, elsewhere);
+        https.trust(&world);
+        https.log_in(&world);
+        let upstream = world.upstream("r.git", "sha1");
+        let project = world.project("p", &https.url("r.git"));
+        let script = "git lfs install --local; git lfs track '*.bin'; head -c 3000000 /dev/urandom > a.bin; git add .; \
+                      git commit -qm large; GIT_LFS_SKIP_PUSH=1 git push -q origin main; \
+                      cp .git/lfs/objects/*/*/* ../large/; sha256sum < a.bin";
+        let mut shell = world.command("sh");
+        shell.current_dir(&project).args(["-ec", script]);
+        let done = keyhatch_tests::Finished::from(shell.output().expect("sh runs")).ok();
+        let large = done.stdout.lines().last().expect("a line").trim_end_matches(" -").trim().to_owned();
+        assert_eq!(large.len(), 64, "{done:?}");
+        Self { world, https, upstream, project, large }
+    }
+
+    /// Clones with git-lfs in force and names the file's content.
+    fn clone(&self) -> String {
+        format!(
+            "export HOME=/tmp/h; mkdir $HOME; git lfs install --skip-repo; git config --global lfs.transfer.maxretries 1; cd /tmp; git clone -q {} c && sha256sum c/a.bin",
+            self.https.url("r.git")
+        )
+    }
+}
+
+/// Nothing that opens something was inside.
+#[track_caller]
+fn no_secret(text: &str) {
+    for secret in [HttpsServer::PASSWORD, HttpsServer::LINK] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
 
 #[test]
-fn a_push_and_a_fetch_of_large_files_are_refused_with_a_reason_that_git_lfs_shows() {
-    let world = World::new();
-    world.allow_policy();
-    let https = HttpsServer::start(&world);
-    https.trust(&world);
-    https.log_in(&world);
-    let upstream = world.upstream("r.git", "sha1");
-    let project = world.project("p", &https.url("r.git"));
-    world.git(&project, &["push", "-q", "origin", "main"]).ok();
-    let script = "git lfs install --local; git lfs track '*.bin'; head -c 100000 /dev/urandom > a.bin; git add .; git commit -qm large; \
-                  git push origin main || echo not pushed; rm -rf .git/lfs/objects; git lfs fetch origin main || echo not fetched";
-    let ran = world.run(&project, "allow", script).ok();
-    assert!(ran.stdout.contains("not pushed\n") && ran.stdout.contains("not fetched\n"), "{ran:?}");
-    let said = "git-lfs is not brokered yet. Large files that are committed here come to the host with their commits";
-    assert_eq!(ran.stderr.matches(said).count(), 2, "{ran:?}");
+fn a_clone_has_its_large_files_and_no_link_of_the_servers_is_seen_inside() {
+    let stage = Stage::new("https://127.0.0.1:1");
+    let script = format!("export GIT_CURL_VERBOSE=1 GIT_TRACE=1; {}; git lfs locks", stage.clone());
+    let ran = stage.world.run(&stage.project, "allow", &script);
+    assert!(ran.stdout.contains(&format!("{}  c/a.bin", stage.large)), "{ran:?}");
+    assert!(ran.stderr.contains("/info/lfs/keyhatch/"), "{ran:?}");
+    no_secret(&ran.all());
+    let allowed = stage.world.events().iter().filter(|event| *event == "fetch-allowed").count();
+    assert_eq!(allowed, 1, "files and commits are one fetch");
+}
+
+#[test]
+fn a_container_that_keyhatch_did_not_make_has_its_large_files_too() {
+    let stage = Stage::new("https://127.0.0.1:1");
+    let session = ContainerSession::open(&stage.world, &stage.project, "allow");
+    let lfs = [(PathBuf::from("/usr/bin/git-lfs"), "/tmp/git-lfs".to_owned(), true)];
+    let mut container = Container::new(Image::Bookworm, &[&session.mounts[..], &lfs].concat(), &session.env);
+    let script = format!("export PATH=/tmp:$PATH; {}", stage.clone());
+    let refused = container.runc(&stage.world, &script).fails();
+    assert!(refused.stderr.contains("keyhatch-helper forward puts it there"), "{refused:?}");
+    container.env.push(("KEYHATCH_FORWARD".into(), "1".into()));
+    let ran = container.runc(&stage.world, &script);
+    assert!(ran.stdout.contains(&format!("{}  c/a.bin", stage.large)), "{ran:?}");
+    no_secret(&ran.all());
+}
+
+#[test]
+fn a_fetch_that_the_policy_denies_brings_no_large_file() {
+    let stage = Stage::new("https://127.0.0.1:1");
+    stage.world.policy("nothing", "name = \"nothing\"\ndescription = \"a test\"\n");
+    let authority = stage.https.url("r.git").trim_start_matches("https://").to_owned();
+    let batch = format!(
+        "{{\"operation\":\"download\",\"objects\":[{{\"oid\":\"{}\",\"size\":3000000}}]}}",
+        stage.large
+    );
+    let ask = format!("curl -s -d '{batch}' http://127.0.0.1:8417/https/{authority}/info/lfs/objects/batch");
+    let ran = stage.world.run(&stage.project, "nothing", &ask).ok();
+    assert!(ran.stdout.contains("keyhatch: fetch denied: denied by policy"), "{ran:?}");
+    // The same question has an answer where fetching is allowed.
+    let ran = stage.world.run(&stage.project, "allow", &ask).ok();
+    assert!(ran.stdout.contains("\"download\":{\"href\":\"http://127.0.0.1:8417/https/"), "{ran:?}");
+    no_secret(&ran.all());
+}
+
+#[test]
+fn a_server_that_sends_the_broker_to_this_machine_is_not_followed() {
+    let trap = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    trap.set_nonblocking(true).expect("it can be asked");
+    let port = trap.local_addr().expect("an address").port();
+    for place in [
+        format!("https://127.0.0.1:{port}"),
+        format!("https://localhost:{port}"),
+        format!("http://192.0.2.1:{port}"),
+    ] {
+        let stage = Stage::new(&place);
+        let at = stage.world.path("large").join(&stage.large);
+        std::fs::rename(&at, at.with_extension("elsewhere")).expect("a file");
+        let ran = stage.world.run(&stage.project, "allow", &stage.clone()).fails();
+        assert!(
+            ran.stderr.contains("has its large files at a place that is not reached from here")
+                || ran.stderr.contains("cannot be reached"),
+            "{place}: {ran:?}"
+        );
+        assert!(trap.accept().is_err(), "{place}: nobody knocked");
+        no_secret(&ran.all());
+    }
+}
+
+#[test]
+fn a_push_of_large_files_is_refused_with_a_reason_that_git_lfs_shows() {
+    let stage = Stage::new("https://127.0.0.1:1");
+    let world = &stage.world;
+    let script = "git lfs install --local; head -c 100000 /dev/urandom > b.bin; git add .; git commit -qm more; git push origin main";
+    let ran = world.run(&stage.project, "allow", script).fails();
+    let said = "git-lfs does not send files from here yet. Large files that are committed here come to the host with their commits";
+    assert!(ran.stderr.contains(said), "{ran:?}");
     assert!(!ran.stderr.contains("proper access"), "advice about a login leads nowhere: {ran:?}");
-    assert_eq!(world.tip(&upstream, "main").len(), 40);
-    assert_ne!(world.tip(&upstream, "main"), world.tip(&project, "main"));
+    assert_ne!(world.tip(&stage.upstream, "main"), world.tip(&stage.project, "main"));
 }

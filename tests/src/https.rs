@@ -20,6 +20,9 @@ impl HttpsServer {
     /// The password that it accepts: a canary that no test may find inside.
     pub const PASSWORD: &'static str = "canary-5e1f-token-of-alice";
 
+    /// What a link to a large file comes with: another canary.
+    pub const LINK: &'static str = "canary-77aa-token-of-a-link";
+
     /// Starts one that wants a login for everything.
     #[must_use]
     pub fn start(world: &World) -> Self {
@@ -36,6 +39,19 @@ impl HttpsServer {
     #[must_use]
     pub fn start_redirecting(world: &World, target: &str) -> Self {
         Self::start_with(world, "Require all granted", &format!("Redirect permanent / {target}\n"))
+    }
+
+    /// Starts one that wants a login for everything, and serves the large files that lie in `large` to git-lfs. Its links
+    /// come with a token of their own, [`HttpsServer::LINK`]; those to `large-elsewhere` lead to another place.
+    #[must_use]
+    pub fn start_with_large_files(world: &World, elsewhere: &str) -> Self {
+        let script = include_str!("large_files.py")
+            .replace("@LARGE@", &world.make_directory("large").display().to_string())
+            .replace("@LINK@", Self::LINK)
+            .replace("@ELSEWHERE@", elsewhere);
+        let program = world.write_mode("large_files.py", &script, 0o755);
+        let served = format!("ScriptAliasMatch \"^/([^/]+)/info/lfs/(.*)$\" \"{}/$2\"\n", program.display());
+        Self::start_with(world, "Require valid-user", &served)
     }
 
     fn start_with(world: &World, require: &str, before: &str) -> Self {

@@ -68,7 +68,7 @@ pub(super) async fn upload_pack(front: Front, remote: Remote, request: Request) 
 }
 
 /// Judges a fetch, asks where the policy says so, and remembers the answer while the fetch lasts.
-async fn admitted(front: &Front, remote: &Remote) -> Result<Terms, String> {
+pub(super) async fn admitted(front: &Front, remote: &Remote) -> Result<Terms, String> {
     if let Some(terms) = front.session.admitted_fetch(remote) {
         return Ok(terms);
     }

@@ -194,7 +194,9 @@ async fn route(State(front): State<Front>, request: Request) -> Response {
         (Method::GET, "info/refs", _) => refuse("dumb HTTP is not served: a current git asks for a service"),
         (Method::POST, "git-upload-pack", "") => fetch::upload_pack(front, remote, request).await,
         (Method::POST, "git-receive-pack", "") => push::receive_pack(front, remote, request).await,
-        (_, endpoint, _) if endpoint.starts_with("info/lfs") => lfs::refuse(endpoint),
+        (_, endpoint, _) if endpoint.starts_with("info/lfs") => {
+            lfs::serve(front, remote, endpoint, request).await
+        }
         _ => refuse("no such service"),
     }
 }

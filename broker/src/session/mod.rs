@@ -32,6 +32,7 @@ use crate::signer::{self, Signing};
 use crate::ssh_agent;
 use crate::ssh_agent::witness::Proofs;
 use crate::upstream::HeldConnections;
+use crate::upstream::lfs::Links;
 
 use container::{Container, ContainerError, SessionName};
 use gitdir::{Directories, Keeper, Record, Source, nested};
@@ -138,6 +139,8 @@ pub struct Session {
     counts: Mutex<BTreeMap<String, u64>>,
     /// Watches its own git directory; none where it shares the project's.
     keeper: Option<Keeper>,
+    /// Links to large files that upstreams offered.
+    pub(crate) large: Links,
 }
 
 /// A fetch that was judged: one clone is several requests.
@@ -481,6 +484,7 @@ async fn begin(
         held: HeldConnections::default(),
         proofs: Proofs::default(),
         keeper,
+        large: Links::default(),
     };
     Ok((session, Ground { git, signs, over }))
 }

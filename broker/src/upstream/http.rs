@@ -31,23 +31,33 @@ const IDLE: Duration = Duration::from_secs(15);
 /// One client a set of settings, so that TLS sessions and connections are shared.
 #[derive(Debug, Default)]
 pub struct Clients {
-    made: Mutex<HashMap<HttpSettings, Client>>,
+    made: Mutex<HashMap<(HttpSettings, Reach), Client>>,
+}
+
+/// Where a client connects to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Reach {
+    /// Where the user's own git would.
+    Anywhere,
+    /// Where a server sends us: to nothing on this machine or in networks that are not everybody's.
+    Public,
 }
 
 impl Clients {
-    fn client(&self, settings: &HttpSettings) -> Result<Client, UpstreamError> {
+    pub(super) fn client(&self, settings: &HttpSettings, reach: Reach) -> Result<Client, UpstreamError> {
         // Held while one is made: two first requests would each read the system's store.
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = made.get(settings) {
+        let key = (settings.clone(), reach);
+        if let Some(client) = made.get(&key) {
             return Ok(client.clone());
         }
-        let client = make(settings)?;
-        made.insert(settings.clone(), client.clone());
+        let client = make(settings, reach)?;
+        made.insert(key, client.clone());
         Ok(client)
     }
 }
 
-fn make(settings: &HttpSettings) -> Result<Client, UpstreamError> {
+fn make(settings: &HttpSettings, reach: Reach) -> Result<Client, UpstreamError> {
     // One provider for the whole process; a second installation is refused, and is the same one.
     drop(rustls::crypto::ring::default_provider().install_default());
     let loaded = match &settings.ca_file {
@@ -72,6 +82,9 @@ fn make(settings: &HttpSettings) -> Result<Client, UpstreamError> {
         .read_timeout(SILENCE)
         .pool_idle_timeout(IDLE)
         .tcp_nodelay(true);
+    if reach == Reach::Public {
+        builder = builder.dns_resolver(std::sync::Arc::new(super::lfs::Public));
+    }
     if let Some(proxy) = &settings.proxy {
         builder = builder.proxy(reqwest::Proxy::all(proxy).map_err(|_| UpstreamError::Proxy)?);
     }
@@ -86,20 +99,20 @@ pub(super) struct Rpc<'a> {
 }
 
 /// The other end with everything that a request to it needs.
-struct Target<'a> {
+pub(super) struct Target<'a> {
     upstream: &'a Upstream,
-    client: Client,
-    settings: HttpSettings,
-    base: Url,
+    pub(super) client: Client,
+    pub(super) settings: HttpSettings,
+    pub(super) base: Url,
 }
 
 impl<'a> Target<'a> {
-    async fn of(upstream: &'a Upstream) -> Result<Self, UpstreamError> {
+    pub(super) async fn of(upstream: &'a Upstream) -> Result<Self, UpstreamError> {
         let remote = &upstream.remote;
         let text = format!("https://{}/{}", remote.authority(), remote.path());
         let base = Url::parse(&text).map_err(|_| not_git(remote))?;
         let settings = upstream.broker.host_git.http_settings(base.as_str()).await;
-        let client = upstream.broker.clients.client(&settings)?;
+        let client = upstream.broker.clients.client(&settings, Reach::Anywhere)?;
         Ok(Self { upstream, client, settings, base })
     }
 
@@ -108,7 +121,7 @@ impl<'a> Target<'a> {
     }
 
     /// Adds what the user's and the project's configuration add; only where the host's credential may be used.
-    fn dressed(&self, request: RequestBuilder, login: Option<&Login>) -> RequestBuilder {
+    pub(super) fn dressed(&self, request: RequestBuilder, login: Option<&Login>) -> RequestBuilder {
         if !self.upstream.uses_host_credential() {
             return request;
         }
@@ -128,7 +141,7 @@ impl<'a> Target<'a> {
     }
 
     /// A login that is at hand, without asking anybody.
-    fn login_at_hand(&self) -> Option<Login> {
+    pub(super) fn login_at_hand(&self) -> Option<Login> {
         let upstream = self.upstream;
         if !upstream.uses_host_credential() {
             return None;
@@ -151,13 +164,42 @@ impl<'a> Target<'a> {
         })
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, UpstreamError> {
+    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, UpstreamError> {
         request.send().await.map_err(|error| failed(&self.upstream.remote, error))
+    }
+
+    /// Sends a request once as it is, and where the server wants a login, with one; a refused login is asked for again
+    /// once.
+    pub(super) async fn with_login(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<(Response, Option<Login>), UpstreamError> {
+        let (git, remote) = (&self.upstream.broker.host_git, &self.upstream.remote);
+        let mut login = self.login_at_hand();
+        let mut response = self.send(self.dressed(request(), login.as_ref())).await?;
+        // At most: the login at hand refused, then a fresh one refused too.
+        for _ in 0..2 {
+            if response.status() != StatusCode::UNAUTHORIZED {
+                break;
+            }
+            if let Some(refused) = login.take() {
+                git.reject(remote, &refused).await;
+            }
+            let fresh = self.ask_for_login().await?;
+            response = self.send(self.dressed(request(), Some(&fresh))).await?;
+            login = Some(fresh);
+        }
+        if response.status() == StatusCode::UNAUTHORIZED {
+            if let Some(refused) = &login {
+                git.reject(remote, refused).await;
+            }
+            return Err(UpstreamError::Refused { authority: remote.authority() });
+        }
+        Ok((response, login))
     }
 }
 
-/// `GET info/refs`: once as it is, and where the server wants a login, with one; a refused login is asked for again
-/// once.
+/// `GET info/refs`.
 pub(super) async fn advertisement(
     upstream: &Upstream,
     service: Service,
@@ -165,38 +207,19 @@ pub(super) async fn advertisement(
 ) -> Result<Advertisement, UpstreamError> {
     let target = Target::of(upstream).await?;
     let url = target.url(&format!("info/refs?service=git-{}", service.word()));
-    let request = |login: Option<&Login>| {
-        let mut request = target.client.get(&url).header(header::PRAGMA, "no-cache");
-        if let Some(version) = git_protocol {
-            request = request.header("git-protocol", version);
-        }
-        target.dressed(request, login)
-    };
-    let git = &upstream.broker.host_git;
-    let mut login = target.login_at_hand();
-    let mut response = target.send(request(login.as_ref())).await?;
-    // At most: the login at hand refused, then a fresh one refused too.
-    for _ in 0..2 {
-        if response.status() != StatusCode::UNAUTHORIZED {
-            break;
-        }
-        if let Some(refused) = login.take() {
-            git.reject(&upstream.remote, &refused).await;
-        }
-        let fresh = target.ask_for_login().await?;
-        response = target.send(request(Some(&fresh))).await?;
-        login = Some(fresh);
-    }
-    if response.status() == StatusCode::UNAUTHORIZED {
-        if let Some(refused) = &login {
-            git.reject(&upstream.remote, refused).await;
-        }
-        return Err(UpstreamError::Refused { authority: upstream.remote.authority() });
-    }
+    let (response, login) = target
+        .with_login(|| {
+            let request = target.client.get(&url).header(header::PRAGMA, "no-cache");
+            match git_protocol {
+                Some(version) => request.header("git-protocol", version),
+                None => request,
+            }
+        })
+        .await?;
     let response = accepted(&upstream.remote, response, service, "advertisement")?;
-    let bytes = capped(&upstream.remote, response).await?;
+    let bytes = capped(&upstream.remote, response, MAX_ADVERTISEMENT).await?;
     if let Some(login) = &login {
-        git.approve(&upstream.remote, login).await;
+        upstream.broker.host_git.approve(&upstream.remote, login).await;
     }
     Ok(Advertisement::of(without_service(&upstream.remote, &bytes, service)?))
 }
@@ -236,15 +259,9 @@ where
     Ok(Box::pin(response.bytes_stream().map_err(io::Error::other)))
 }
 
-/// Only a 200 with the service's content type is an answer.
-fn accepted(
-    remote: &Remote,
-    response: Response,
-    service: Service,
-    kind: &str,
-) -> Result<Response, UpstreamError> {
-    let authority = remote.authority();
-    let status = response.status();
+/// Only a 200 is an answer.
+pub(super) fn fine(remote: &Remote, response: Response) -> Result<Response, UpstreamError> {
+    let (authority, status) = (remote.authority(), response.status());
     if status.is_redirection() {
         let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
         let target = text::shown(location.unwrap_or("nowhere")).to_string();
@@ -253,18 +270,35 @@ fn accepted(
     if status != StatusCode::OK {
         return Err(UpstreamError::Status { authority, status: status.as_u16() });
     }
+    Ok(response)
+}
+
+/// Only one with the service's content type is git's.
+fn accepted(
+    remote: &Remote,
+    response: Response,
+    service: Service,
+    kind: &str,
+) -> Result<Response, UpstreamError> {
+    let response = fine(remote, response)?;
+    let authority = remote.authority();
     let expected = format!("application/x-git-{}-{kind}", service.word());
     let matches =
         response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == expected.as_str());
     if matches { Ok(response) } else { Err(UpstreamError::NotGit { authority }) }
 }
 
-async fn capped(remote: &Remote, response: Response) -> Result<Vec<u8>, UpstreamError> {
+/// Reads an answer whole, which has at most so many bytes.
+pub(super) async fn capped(
+    remote: &Remote,
+    response: Response,
+    most: usize,
+) -> Result<Vec<u8>, UpstreamError> {
     let mut bytes = Vec::new();
     let mut stream = response.bytes_stream();
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|error| failed(remote, error))?;
-        if bytes.len() + chunk.len() > MAX_ADVERTISEMENT {
+        if bytes.len() + chunk.len() > most {
             return Err(not_git(remote));
         }
         bytes.extend_from_slice(&chunk);
@@ -295,11 +329,11 @@ fn header_of(line: &str) -> Option<(HeaderName, HeaderValue)> {
     Some((name.trim().parse().ok()?, value))
 }
 
-fn not_git(remote: &Remote) -> UpstreamError {
+pub(super) fn not_git(remote: &Remote) -> UpstreamError {
     UpstreamError::NotGit { authority: remote.authority() }
 }
 
-fn failed(remote: &Remote, error: reqwest::Error) -> UpstreamError {
+pub(super) fn failed(remote: &Remote, error: reqwest::Error) -> UpstreamError {
     let authority = remote.authority();
     // The URL holds no secret of ours, but a log line is clearer without it.
     let error = error.without_url();

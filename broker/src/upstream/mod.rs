@@ -9,6 +9,7 @@ mod cache;
 mod held;
 mod http;
 mod keyed;
+pub(crate) mod lfs;
 mod ssh;
 
 use std::io;
@@ -129,6 +130,14 @@ pub enum UpstreamError {
     NotGit {
         /// Who.
         authority: String,
+    },
+    /// It sends us for a large file where nobody sends us.
+    #[error("{authority} has its large files at a place that is not reached from here: {why}")]
+    Elsewhere {
+        /// Who.
+        authority: String,
+        /// Why not.
+        why: &'static str,
     },
     /// Its host key is unknown or has changed.
     #[error("the host key of {authority} is not known, or has changed")]

@@ -14,7 +14,10 @@ pub(super) enum Service {
     UploadPack,
     ReceivePack,
     UploadArchive,
-    Lfs,
+    /// git-lfs asks where a repository's large files are.
+    LfsAuthenticate,
+    /// It asks whether they go over this connection.
+    LfsTransfer,
 }
 
 /// A call that git makes.
@@ -87,12 +90,14 @@ fn service(command: &str) -> Option<(Service, String)> {
         "git-upload-pack" => Service::UploadPack,
         "git-receive-pack" => Service::ReceivePack,
         "git-upload-archive" => Service::UploadArchive,
-        "git-lfs-authenticate" | "git-lfs-transfer" => Service::Lfs,
+        "git-lfs-authenticate" => Service::LfsAuthenticate,
+        "git-lfs-transfer" => Service::LfsTransfer,
         _ => return None,
     };
     let (path, after) = unquote(rest)?;
     // What follows the path is an operation of git-lfs, and of nothing else.
-    (after.is_empty() || service == Service::Lfs).then_some((service, path))
+    (after.is_empty() || matches!(service, Service::LfsAuthenticate | Service::LfsTransfer))
+        .then_some((service, path))
 }
 
 /// The first word of a shell's line, as git's `sq_quote` writes it, or bare; and what follows it.
@@ -146,7 +151,7 @@ mod tests {
         assert_eq!(remote(&["-p", "22", "git@h", "git-receive-pack '/a'"]), "ssh://git@h:22/a");
         assert_eq!(
             called(&["keyhatch", "git-lfs-authenticate /https/h/a.git upload"]).expect("lfs").service,
-            Service::Lfs
+            Service::LfsAuthenticate
         );
         assert_eq!(
             called(&["h", "git upload-archive 'a'"]).expect("archive").service,

@@ -57,11 +57,10 @@ pub(crate) fn answer(
         Service::UploadArchive => {
             return unbrokered("git archive --remote is not brokered", "fetch, then git archive here");
         }
-        Service::Lfs => {
-            return unbrokered(
-                "git-lfs is not brokered yet",
-                "large files that are committed here come to the host with their commits, and the user pushes both from there",
-            );
+        Service::LfsAuthenticate => return large_files(&call.remote, output),
+        Service::LfsTransfer => {
+            // It then asks for a place to reach them by HTTP.
+            return unbrokered("git-lfs over ssh itself is not brokered", "git-lfs goes on over HTTP");
         }
     };
     match done {
@@ -104,6 +103,21 @@ fn say_unbrokered(destination: &str) {
     eprintln!(
         "hint: the user can add the remote to the project, or a rule for it to the policy, and start again"
     );
+}
+
+/// Says where git-lfs reaches a repository's large files: it speaks HTTP, which this container has where the front end is
+/// on its loopback. No token goes with it.
+///
+/// Source: git-lfs, docs/api/server-discovery.md.
+fn large_files(remote: &Remote, output: &mut impl Write) -> ExitCode {
+    if !forward::is_there() {
+        return unbrokered(
+            "git-lfs speaks HTTP, and the session's front end is not on this container's loopback",
+            "keyhatch-helper forward puts it there, for every process of the container; KEYHATCH_FORWARD=1 does it by itself",
+        );
+    }
+    let href = format!("http://{}/{}/info/lfs", forward::ADDRESS, remote.front_end());
+    super::say(output, &format!("{}\n", serde_json::json!({ "href": href })))
 }
 
 fn unbrokered(what: &str, hint: &str) -> ExitCode {

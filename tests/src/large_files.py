@@ -1,0 +1,34 @@
+#!/usr/bin/python3
+"""A server of git-lfs as CGI: docs/api/batch.md and docs/api/basic-transfers.md, for download alone."""
+import json
+import os
+import sys
+
+path = os.environ.get("PATH_INFO", "")
+
+
+def answer(status, kind, body):
+    sys.stdout.buffer.write(f"Status: {status}\r\nContent-Type: {kind}\r\n\r\n".encode() + body)
+    sys.exit()
+
+
+if path == "/objects/batch":
+    asked = json.load(sys.stdin)
+    assert asked["operation"] == "download" and asked["transfers"] == ["basic"], asked
+    base = f"https://{os.environ['HTTP_HOST']}{os.environ['REQUEST_URI'].split('/objects/batch')[0]}"
+    objects = []
+    for each in asked["objects"]:
+        oid = each["oid"]
+        if os.path.exists(f"@LARGE@/{oid}"):
+            action = {"href": f"{base}/get/{oid}", "header": {"X-Link": "@LINK@"}}
+        elif os.path.exists(f"@LARGE@/{oid}.elsewhere"):
+            action = {"href": f"@ELSEWHERE@/{oid}", "header": {"X-Link": "@LINK@"}}
+        else:
+            objects.append({**each, "error": {"code": 404, "message": "not here"}})
+            continue
+        objects.append({**each, "actions": {"download": action}})
+    answer(200, "application/vnd.git-lfs+json", json.dumps({"objects": objects}).encode())
+if path.startswith("/get/") and os.environ.get("HTTP_X_LINK") == "@LINK@":
+    with open(f"@LARGE@/{os.path.basename(path)}", "rb") as file:
+        answer(200, "application/octet-stream", file.read())
+answer(403, "text/plain", b"no\n")
