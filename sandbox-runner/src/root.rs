@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use keyhatch_policies::rules::{Mount, SandboxRules};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, statat, symlinkat};
@@ -275,21 +275,22 @@ impl Root {
     /// Opens a directory beneath the root, making what is missing. No link is followed: a session may have made one.
     fn make_directory(&self, path: &Path) -> Result<OwnedFd, RunError> {
         let name = || path.display().to_string();
-        let mut at_now = self.open(&self.directory, Path::new("."), OFlags::DIRECTORY)?;
-        for component in path.components() {
-            let Component::Normal(part) = component else { continue };
-            match mkdirat(&at_now, part, Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                // A directory that is there already, on a file system that takes no new one.
-                Err(rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS) => {}
-                Err(error) => return Err(at("make", name())(error)),
-            }
-            at_now = self.open(&at_now, Path::new(part), OFlags::DIRECTORY).map_err(|error| match error {
-                RunError::Step { act, source, .. } => RunError::Step { act, object: name(), source },
-                other => other,
-            })?;
+        let beneath = path.strip_prefix("/").ok().filter(|beneath| *beneath != "").unwrap_or(Path::new("."));
+        // Most are there already, and one call opens them.
+        if let Ok(there) = self.open(&self.directory, beneath, OFlags::DIRECTORY) {
+            return Ok(there);
         }
-        Ok(at_now)
+        let (parent, leaf) = self.parent(path)?;
+        match mkdirat(&parent, leaf, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            // A directory that is there already, on a file system that takes no new one.
+            Err(rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS) => {}
+            Err(error) => return Err(at("make", name())(error)),
+        }
+        self.open(&parent, Path::new(leaf), OFlags::DIRECTORY).map_err(|error| match error {
+            RunError::Step { act, source, .. } => RunError::Step { act, object: name(), source },
+            other => other,
+        })
     }
 
     fn make_file(&self, path: &Path) -> Result<OwnedFd, RunError> {
