@@ -1,6 +1,6 @@
 //! Builds a sandbox from resolved rules, proves that it holds, and execs a command in it.
 //!
-//! Comes in: [`SandboxRules`] as JSON on a descriptor, from `keyhatch run`. Goes out: the listening sockets of the
+//! Comes in: standard descriptors and [`SandboxRules`] as JSON on a socket, from `keyhatch run`. Goes out: the listening sockets of the
 //! sandbox's own loopback, then the command's exit status. Trusted: the rules; nothing else is read. Three processes,
 //! all single-threaded:
 //!
@@ -36,6 +36,7 @@ mod probe;
 mod root;
 mod ruleset;
 pub mod seccomp;
+mod stdio;
 mod supervise;
 pub mod sys;
 mod terminal;
@@ -113,6 +114,7 @@ fn prove(directory: Option<OsString>) -> Result<ExitCode, RunError> {
 
 fn prepare(arguments: impl Iterator<Item = OsString>) -> Result<(SandboxRules, launch::Lines), RunError> {
     let descriptors = parse(arguments)?;
+    stdio::take(&descriptors.rules)?;
     let mut text = Vec::new();
     File::from(descriptors.rules).read_to_end(&mut text).map_err(at("read", "the sandbox's rules"))?;
     let rules: SandboxRules = serde_json::from_slice(&text).map_err(|_| RunError::Rules)?;

@@ -1,5 +1,7 @@
 //! The sandbox: what is there, what is not, and how the command's life passes through.
 
+use std::os::unix::fs::PermissionsExt;
+
 use keyhatch_tests::World;
 
 #[test]
@@ -186,4 +188,17 @@ fn the_broker_starts_once_for_two_first_runs_and_the_next_one_finds_it() {
     world.keyhatch(&["broker", "--stop"]).ok();
     assert_eq!(world.processes("keyhatch broker").len(), 0);
     world.run(&project, "default", "true").ok();
+}
+
+#[test]
+fn a_session_that_does_not_open_says_why_once_and_leaves_no_runner() {
+    let world = World::new();
+    let project = world.project("p", "https://h.example/p.git");
+    let config = project.join(".git/config");
+    std::fs::set_permissions(&config, PermissionsExt::from_mode(0)).expect("a mode");
+    let ran = world.run(&project, "default", "echo started").fails();
+    let lines: Vec<&str> = ran.stderr.lines().collect();
+    assert!(lines.len() == 2 && lines[0].contains(".git/config"), "{ran:?}");
+    assert!(lines[1].starts_with("hint: ") && ran.stdout.is_empty(), "{ran:?}");
+    world.wait_until("its runner is gone", || world.processes("keyhatch-run --rules-fd").is_empty());
 }

@@ -2,11 +2,11 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, ExitStatus};
+use std::process::{ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use keyhatch_policies::rules::{Observe, SandboxRules};
@@ -65,7 +65,12 @@ pub(super) fn run_reported(args: &Run) -> Result<(ExitCode, Option<SessionReport
         policy: source.text,
         registries,
     };
-    let opened = match session.ask(request)? {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::internal("the runtime", &e))?;
+    session.send(request)?;
+    // Meanwhile: it has its libraries by the time there is something to build.
+    let waiting = Waiting::start(&runtime)?;
+    let opened = match session.reply()? {
         Reply::Opened(opened) => opened,
         _ => return Err(Failure::unavailable("the broker answered something else", "stop the old broker")),
     };
@@ -86,11 +91,10 @@ pub(super) fn run_reported(args: &Run) -> Result<(ExitCode, Option<SessionReport
     }
     let start = project.clone().map(|project| if cwd.starts_with(&project) { cwd } else { project });
     let command = command(&args.command);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| Failure::internal("the runtime", &e))?;
     let kept = args.json.then(|| Kept::of(&policy));
     let made = Made { opened: &opened, policy: &policy, inside: &inside, project: project.as_deref() };
-    let outcome = runtime.block_on(confined(&paths, made, (start, command), (kept.clone(), args.explain)));
+    let outcome =
+        runtime.block_on(confined(&paths, (made, waiting), (start, command), (kept.clone(), args.explain)));
     // The session ends with the connection that opened it at the latest, however this process dies.
     let hits = outcome.as_ref().map(|(outcome, _)| outcome.hits.clone()).unwrap_or_default();
     let (outcome, seen) = match outcome {
@@ -229,7 +233,7 @@ fn command(given: &[OsString]) -> Vec<OsString> {
 
 async fn confined(
     paths: &Paths,
-    made: Made<'_>,
+    (made, waiting): (Made<'_>, Waiting),
     (cwd, command): (Option<PathBuf>, Vec<OsString>),
     (kept, explain): (Option<Arc<Kept>>, bool),
 ) -> Result<(Outcome, Seen), Failure> {
@@ -258,7 +262,8 @@ async fn confined(
     })?;
     let Relayed { stdio, terminal, outputs } = relayed;
     let signals = Signals::listen()?;
-    let (mut runner, handoff, observer) = start(&rules, stdio)?;
+    let (mut runner, handoff, observer) = waiting.give(&rules, &stdio)?;
+    drop(stdio);
     let pid = runner.id().unwrap_or(0);
     let held = match &place {
         Some(place) => bounds::admit(place, policy, &opened.session, (pid, &handoff)).await?,
@@ -323,46 +328,60 @@ pub(super) fn beside(name: &str) -> Result<PathBuf, Failure> {
     ))
 }
 
-/// Starts the runner with its rules on one descriptor, and with sockets for the listeners and for the observer.
-fn start(
-    rules: &SandboxRules,
-    stdio: [std::process::Stdio; 3],
-) -> Result<(Child, UnixStream, UnixStream), Failure> {
-    let internal = |what: &'static str| move |error: io::Error| Failure::internal(what, &error);
-    let text = serde_json::to_vec(rules).map_err(|error| Failure::internal("the sandbox's rules", &error))?;
-    // A file in memory: rules are larger than a pipe's buffer, and nobody else can reach them.
-    let memory = rustix::fs::memfd_create("keyhatch-rules", rustix::fs::MemfdFlags::CLOEXEC)
-        .map_err(|e| Failure::internal("the sandbox's rules", &io::Error::from(e)))?;
-    let mut file = std::fs::File::from(memory);
-    io::Write::write_all(&mut file, &text).map_err(internal("the sandbox's rules"))?;
-    io::Seek::rewind(&mut file).map_err(internal("the sandbox's rules"))?;
-    let (ours, theirs) = UnixStream::pair().map_err(internal("a socket pair"))?;
-    let (observer, observed) = UnixStream::pair().map_err(internal("a socket pair"))?;
-    let (rules_fd, handoff_fd, observer_fd) =
-        (OwnedFd::from(file), OwnedFd::from(theirs), OwnedFd::from(observed));
-    for descriptor in [&rules_fd, &handoff_fd, &observer_fd] {
-        rustix::io::fcntl_setfd(descriptor, FdFlags::empty())
-            .map_err(|e| Failure::internal("a descriptor", &io::Error::from(e)))?;
+/// A runner that was started and waits for its rules, with sockets for those, for the listeners and for the observer.
+struct Waiting {
+    runner: Child,
+    rules: UnixStream,
+    handoff: UnixStream,
+    observer: UnixStream,
+}
+
+impl Waiting {
+    /// Starts it. Dropped, it is killed; should this process die, its rules never come, and it ends.
+    fn start(runtime: &tokio::runtime::Runtime) -> Result<Self, Failure> {
+        let internal = |what: &'static str| move |error: io::Error| Failure::internal(what, &error);
+        let program = beside("keyhatch-run")?;
+        let mut command = tokio::process::Command::new(program);
+        let mut line = |option: &str| -> Result<_, Failure> {
+            let (ours, theirs) = UnixStream::pair().map_err(internal("a socket pair"))?;
+            let theirs = OwnedFd::from(theirs);
+            rustix::io::fcntl_setfd(&theirs, FdFlags::empty())
+                .map_err(|e| Failure::internal("a descriptor", &io::Error::from(e)))?;
+            command.arg(option).arg(theirs.as_raw_fd().to_string());
+            Ok((ours, theirs))
+        };
+        let (rules, rules_fd) = line("--rules-fd")?;
+        let (handoff, handoff_fd) = line("--handoff-fd")?;
+        let (observer, observer_fd) = line("--observer-fd")?;
+        // Its own come with the rules: a terminal is not raw before all notes are printed.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+        command.env_clear().kill_on_drop(true);
+        if rustix::process::getuid().is_root() {
+            command.arg("--as-root");
+        }
+        let _inside = runtime.enter();
+        let runner = command.spawn().map_err(internal("cannot start keyhatch-run"))?;
+        drop((rules_fd, handoff_fd, observer_fd));
+        Ok(Self { runner, rules, handoff, observer })
     }
-    let [input, output, error] = stdio;
-    let mut runner = tokio::process::Command::new(beside("keyhatch-run")?);
-    runner
-        .arg("--rules-fd")
-        .arg(rules_fd.as_raw_fd().to_string())
-        .arg("--handoff-fd")
-        .arg(handoff_fd.as_raw_fd().to_string())
-        .arg("--observer-fd")
-        .arg(observer_fd.as_raw_fd().to_string())
-        .stdin(input)
-        .stdout(output)
-        .stderr(error)
-        .env_clear()
-        .kill_on_drop(true);
-    if rustix::process::getuid().is_root() {
-        runner.arg("--as-root");
+
+    /// Gives it what it waits for: standard descriptors, then the rules to their end.
+    fn give(
+        self,
+        rules: &SandboxRules,
+        stdio: &[OwnedFd; 3],
+    ) -> Result<(Child, UnixStream, UnixStream), Failure> {
+        let text =
+            serde_json::to_vec(rules).map_err(|error| Failure::internal("the sandbox's rules", &error))?;
+        let mut line = self.rules;
+        let given = sys::send_descriptors(line.as_fd(), &stdio.each_ref().map(AsFd::as_fd))
+            .and_then(|()| io::Write::write_all(&mut line, &text));
+        if let Err(error) = given {
+            // It is gone, and has said why; whoever waits for its sockets sees its status.
+            tracing::debug!(%error, "the runner takes no rules");
+        }
+        Ok((self.runner, self.handoff, self.observer))
     }
-    let child = runner.spawn().map_err(internal("cannot start keyhatch-run"))?;
-    Ok((child, ours, observer))
 }
 
 /// Passes the sandbox's sockets from the runner to the broker.

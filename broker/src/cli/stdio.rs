@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -47,7 +46,7 @@ impl Gate {
 /// The three descriptors, and what relays them.
 pub(super) struct Relayed {
     /// For the runner.
-    pub(super) stdio: [Stdio; 3],
+    pub(super) stdio: [OwnedFd; 3],
     /// The user's terminal, where standard input is one.
     pub(super) terminal: Option<Terminal>,
     /// Threads that end when the command's output does.
@@ -135,7 +134,7 @@ impl Outputs {
 /// Prepares the descriptors from what this process has, keeping the output.
 fn keep(traffic: &Arc<Traffic>, kept: &Arc<Kept>) -> io::Result<Relayed> {
     let mut outputs = Vec::new();
-    let mut stream = |of: fn(&Kept) -> &Mutex<Vec<u8>>| -> io::Result<Stdio> {
+    let mut stream = |of: fn(&Kept) -> &Mutex<Vec<u8>>| -> io::Result<OwnedFd> {
         let (mut reader, writer) = io::pipe()?;
         let (traffic, kept) = (traffic.clone(), kept.clone());
         outputs.push(std::thread::spawn(move || {
@@ -147,7 +146,7 @@ fn keep(traffic: &Arc<Traffic>, kept: &Arc<Kept>) -> io::Result<Relayed> {
                 held.extend_from_slice(&buffer[..read.min(room)]);
             }
         }));
-        Ok(Stdio::from(writer))
+        Ok(writer.into())
     };
     let (out, err) = (stream(|kept| &kept.stdout)?, stream(|kept| &kept.stderr)?);
     Ok(Relayed { stdio: [input(io::stdin().as_fd())?, out, err], terminal: None, outputs })
@@ -162,14 +161,14 @@ pub(super) fn relay(wish: &Outputs, shown: Shown) -> io::Result<Relayed> {
     let mut outputs = Vec::new();
     let is_terminal = |fd: &dyn AsFd| rustix::termios::isatty(fd.as_fd());
     let pty = if is_terminal(&stdin) || is_terminal(&stdout) { Some(open_pty()?) } else { None };
-    let slave = |pty: &Option<(File, OwnedFd)>| -> io::Result<Option<Stdio>> {
-        pty.as_ref().map(|(_, slave)| Ok(Stdio::from(slave.try_clone()?))).transpose()
+    let slave = |pty: &Option<(File, OwnedFd)>| -> io::Result<Option<OwnedFd>> {
+        pty.as_ref().map(|(_, slave)| slave.try_clone()).transpose()
     };
     let input = match slave(&pty)? {
         Some(slave) if is_terminal(&stdin) => slave,
         _ => input(stdin.as_fd())?,
     };
-    let mut output = |fd: &dyn AsFd, to: Box<dyn Write + Send>| -> io::Result<Stdio> {
+    let mut output = |fd: &dyn AsFd, to: Box<dyn Write + Send>| -> io::Result<OwnedFd> {
         match slave(&pty)? {
             Some(slave) if is_terminal(fd) => Ok(slave),
             _ => self::output(fd, to, wish, &mut outputs),
@@ -274,9 +273,9 @@ fn pass_keys(master: &File, gate: &Gate, traffic: &Traffic) {
 }
 
 /// Standard input that is no terminal: pipes, sockets and `/dev/null` pass as they are, files through a pipe.
-fn input(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<Stdio> {
+fn input(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<OwnedFd> {
     if passes_as_it_is(fd)? {
-        return Ok(Stdio::from(fd.try_clone_to_owned()?));
+        return fd.try_clone_to_owned();
     }
     let (reader, mut writer) = io::pipe()?;
     std::thread::spawn(move || {
@@ -285,7 +284,7 @@ fn input(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<Stdio> {
             tracing::debug!(%error, "the command stopped reading");
         }
     });
-    Ok(Stdio::from(reader))
+    Ok(reader.into())
 }
 
 fn output(
@@ -293,9 +292,9 @@ fn output(
     mut to: Box<dyn Write + Send>,
     wish: &Outputs,
     outputs: &mut Vec<JoinHandle<()>>,
-) -> io::Result<Stdio> {
+) -> io::Result<OwnedFd> {
     if matches!(wish, Outputs::PassOn(_)) && passes_as_it_is(fd.as_fd())? {
-        return Ok(Stdio::from(fd.as_fd().try_clone_to_owned()?));
+        return fd.as_fd().try_clone_to_owned();
     }
     let (mut reader, writer) = io::pipe()?;
     let traffic = wish.traffic().clone();
@@ -309,7 +308,7 @@ fn output(
             }
         }
     }));
-    Ok(Stdio::from(writer))
+    Ok(writer.into())
 }
 
 fn passes_as_it_is(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<bool> {
