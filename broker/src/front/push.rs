@@ -294,12 +294,17 @@ impl Push {
             }
         };
         let mut outcome = Outcome::new(claim);
-        let mut broken = false;
+        let (mut broken, mut recorded) = (false, false);
         while let Some(chunk) = answer.next().await {
             match chunk {
                 Ok(bytes) => {
                     outcome.see(&bytes);
                     session.upstreams.note(&self.remote, taken(claim, &outcome));
+                    // Before the client knows: its session may be closed at once, and its report says what was pushed.
+                    if !recorded && outcome.is_whole() {
+                        recorded = true;
+                        self.record_after(answered(fields.clone(), true, &outcome.lines()));
+                    }
                     // A client that left now does not stop what was approved and sent.
                     self.client.send(bytes).await;
                 }
@@ -311,10 +316,10 @@ impl Push {
             }
         }
         let lines = outcome.lines();
-        let known = !broken && !lines.is_empty() || !claim.report_status;
-        fields.push(("outcome", json!(if known { "answered" } else { "unknown" })));
-        fields.push(("report", json!(lines)));
-        self.record_after(fields);
+        if !recorded {
+            let known = !broken && !lines.is_empty() || !claim.report_status;
+            self.record_after(answered(fields, known, &lines));
+        }
         if lines.is_empty() && claim.report_status {
             let text = "keyhatch: upstream broke off; whether it took the push is unknown: fetch to see";
             self.client.send(report::refusal(claim, |_| text.to_owned())).await;
@@ -361,6 +366,17 @@ impl Push {
             tracing::error!(%error, "a push was sent, but its outcome could not be recorded");
         }
     }
+}
+
+/// What is recorded of a push that was sent.
+fn answered(
+    mut fields: Vec<(&'static str, Value)>,
+    known: bool,
+    lines: &[String],
+) -> Vec<(&'static str, Value)> {
+    fields.push(("outcome", json!(if known { "answered" } else { "unknown" })));
+    fields.push(("report", json!(lines)));
+    fields
 }
 
 /// What upstream has now, by its own report.

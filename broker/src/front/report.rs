@@ -93,6 +93,19 @@ impl Outcome {
         self.buffer = packets.rest().to_vec();
     }
 
+    /// Whether upstream's report has ended: gitprotocol-pack(5), a flush. What follows are lines of its hooks.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let mut packets = pktline::Packets::new(&self.report);
+        loop {
+            match packets.next_packet() {
+                Ok(Some(pktline::Packet::Flush)) => return true,
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return false,
+            }
+        }
+    }
+
     /// What upstream said of each command: `ok`, or `ng` with its reason; none when it said nothing.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
@@ -138,7 +151,11 @@ mod tests {
             let claim = claim(side_band);
             let bytes = refusal(&claim, |name| format!("no {}\n\x1b[31m", name.short()));
             let mut outcome = Outcome::new(&claim);
-            bytes.chunks(7).for_each(|part| outcome.see(part));
+            let (most, end) = bytes.split_at(bytes.len() - 9);
+            most.chunks(7).for_each(|part| outcome.see(part));
+            assert!(!outcome.is_whole(), "its end is still to come");
+            end.chunks(7).for_each(|part| outcome.see(part));
+            assert!(outcome.is_whole());
             assert_eq!(
                 outcome.lines(),
                 ["unpack ok", "ng refs/heads/a no a??[31m", "ng refs/heads/b no b??[31m"]
