@@ -195,7 +195,7 @@ fn a_session_that_does_not_open_says_why_once_and_leaves_no_runner() {
     let world = World::new();
     let project = world.project("p", "https://h.example/p.git");
     let config = project.join(".git/config");
-    std::fs::set_permissions(&config, PermissionsExt::from_mode(0)).expect("a mode");
+    std::fs::set_permissions(&config, PermissionsExt::from_mode(0o000)).expect("a mode");
     let ran = world.run(&project, "default", "echo started").fails();
     let lines: Vec<&str> = ran.stderr.lines().collect();
     assert!(lines.len() == 2 && lines[0].contains(".git/config"), "{ran:?}");
