@@ -325,8 +325,8 @@ fn shallow_and_partial_clones_and_alternates() {
             assert_eq!(seen.stdout.contains("true"), kind == "shallow", "{kind} {seen:?}");
             assert!(!ran.all().contains("alternate") && !ran.all().contains("error"), "{kind} {ran:?}");
             if kind == "partial" {
-                // Back to a file that upstream promised and nobody has here; and to one that nobody promised.
-                let script = "c() { git update-ref refs/heads/$1 $(git commit-tree $2 -p HEAD -m $1); }; c promised $(git rev-parse HEAD~1^{tree}); \
+                // To a file that upstream promised and nobody has here; and to one that nobody promised.
+                let script = "c() { git update-ref refs/heads/$1 $(git commit-tree $2 -p HEAD -m $1); }; c promised $(printf '100644 blob %s\\tx\\n' $(git rev-parse HEAD~3:changing) | git mktree --missing); \
                      c hole $(printf '100644 blob %s\tx\n' 1234567890123456789012345678901234567890 | git mktree --missing)";
                 let ran = twins.inside(&project, script).ok();
                 let seen =
