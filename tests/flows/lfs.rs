@@ -121,6 +121,34 @@ fn a_server_that_sends_the_broker_to_this_machine_is_not_followed() {
 }
 
 #[test]
+fn a_link_that_sends_on_is_followed_where_a_link_is_and_where_to_is_not_said() {
+    let trap = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    trap.set_nonblocking(true).expect("it can be asked");
+    let port = trap.local_addr().expect("an address").port();
+    let stage = Stage::new("https://127.0.0.1:1");
+    let at = stage.world.path("large").join(&stage.large);
+    std::fs::rename(&at, at.with_extension("kept")).expect("a file");
+    let sends_to = |place: &str| std::fs::write(at.with_extension("moved"), place).expect("a file");
+    sends_to(&stage.https.url(&format!("r.git/info/lfs/get/{}", stage.large)));
+    let ran = stage.world.run(&stage.project, "allow", &stage.clone());
+    assert!(ran.stdout.contains(&format!("{}  c/a.bin", stage.large)), "{ran:?}");
+    for place in [
+        format!("https://127.0.0.1:{port}/?{}", HttpsServer::LINK),
+        format!("http://192.0.2.1/?{}", HttpsServer::LINK),
+        stage.https.url(&format!("r.git/info/lfs/moved/{}", stage.large)),
+    ] {
+        sends_to(&place);
+        let ran = stage.world.run(&stage.project, "allow", &stage.clone()).fails();
+        assert!(
+            ran.stderr.contains("has its large files at a place that is not reached from here"),
+            "{place}: {ran:?}"
+        );
+        assert!(trap.accept().is_err(), "{place}: nobody knocked");
+        no_secret(&ran.all());
+    }
+}
+
+#[test]
 fn a_push_of_large_files_is_refused_with_a_reason_that_git_lfs_shows() {
     let stage = Stage::new("https://127.0.0.1:1");
     let world = &stage.world;

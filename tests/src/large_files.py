@@ -21,6 +21,8 @@ if path == "/objects/batch":
         oid = each["oid"]
         if os.path.exists(f"@LARGE@/{oid}"):
             action = {"href": f"{base}/get/{oid}", "header": {"X-Link": "@LINK@"}}
+        elif os.path.exists(f"@LARGE@/{oid}.moved"):
+            action = {"href": f"{base}/moved/{oid}", "header": {"X-Link": "@LINK@"}}
         elif os.path.exists(f"@LARGE@/{oid}.elsewhere"):
             action = {"href": f"@ELSEWHERE@/{oid}", "header": {"X-Link": "@LINK@"}}
         else:
@@ -28,7 +30,12 @@ if path == "/objects/batch":
             continue
         objects.append({**each, "actions": {"download": action}})
     answer(200, "application/vnd.git-lfs+json", json.dumps({"objects": objects}).encode())
+if path.startswith("/moved/"):
+    with open(f"@LARGE@/{os.path.basename(path)}.moved") as file:
+        print(f"Status: 302\r\nLocation: {file.read()}\r\n\r\n", end="")
+    sys.exit()
 if path.startswith("/get/") and os.environ.get("HTTP_X_LINK") == "@LINK@":
-    with open(f"@LARGE@/{os.path.basename(path)}", "rb") as file:
+    name = os.path.basename(path)
+    with open(next(at for at in (f"@LARGE@/{name}", f"@LARGE@/{name}.kept") if os.path.exists(at)), "rb") as file:
         answer(200, "application/octet-stream", file.read())
 answer(403, "text/plain", b"no\n")

@@ -82,7 +82,8 @@ fn make(settings: &HttpSettings, reach: Reach) -> Result<Client, UpstreamError> 
         .read_timeout(SILENCE)
         .pool_idle_timeout(IDLE)
         .tcp_nodelay(true);
-    if reach == Reach::Public {
+    // Through a proxy the only name that is looked up here is its own, which the user chose.
+    if reach == Reach::Public && settings.proxy.is_none() {
         builder = builder.dns_resolver(std::sync::Arc::new(super::lfs::Public));
     }
     if let Some(proxy) = &settings.proxy {

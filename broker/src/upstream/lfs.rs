@@ -9,11 +9,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use keyhatch_protocol::Remote;
+use reqwest::Response;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,12 @@ pub(crate) const JSON: &str = "application/vnd.git-lfs+json";
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// Most links that a session has at once; a hundred come with one request.
 const MAX_LINKS: usize = 4096;
+/// Most bytes of one with its headers: signed ones of large storages have some 2 KiB.
+const MAX_LINK: usize = 8 * 1024;
+/// Most headers of one: a login, and what a storage asks for.
+const MAX_HEADERS: usize = 32;
+/// How often a file's place sends on to another, as git-lfs lets it.
+const MAX_REDIRECTS: usize = 3;
 /// How long one is kept: servers let theirs expire sooner.
 const LASTS: Duration = Duration::from_secs(60 * 60);
 
@@ -172,19 +180,7 @@ impl Upstream {
             return Err(UpstreamError::Elsewhere { authority: self.remote.authority(), why });
         }
         let target = Target::of(self).await?;
-        let own = link.href.origin() == target.base.origin();
-        let client = if own {
-            target.client.clone()
-        } else {
-            self.may_be_gone_to(&link.href)?;
-            self.broker.clients.client(&target.settings, Reach::Public)?
-        };
-        let mut request = client.get(link.href.clone());
-        if own && !link.headers.contains_key(header::AUTHORIZATION) {
-            request = target.dressed(request, target.login_at_hand().as_ref());
-        }
-        let response = target.send(request.headers(link.headers.clone())).await?;
-        let response = fine(&self.remote, response)?;
+        let response = self.followed(&target, link).await?;
         let (remote, mut left) = (self.remote.clone(), link.size);
         let stream = response.bytes_stream().map(move |chunk| {
             let chunk = chunk.map_err(|error| io::Error::other(failed(&remote, error)))?;
@@ -196,19 +192,54 @@ impl Upstream {
         Ok(Box::pin(stream))
     }
 
+    /// Goes to a link's place and on to where that sends. Where it sends is as secret as the link, and is never said.
+    async fn followed(&self, target: &Target<'_>, link: &Link) -> Result<Response, UpstreamError> {
+        let no = |why| UpstreamError::Elsewhere { authority: self.remote.authority(), why };
+        let (mut place, mut headers) = (link.href.clone(), link.headers.clone());
+        for _ in 0..=MAX_REDIRECTS {
+            let own = place.origin() == target.base.origin();
+            let client = if own {
+                target.client.clone()
+            } else {
+                self.may_be_gone_to(&place, target.settings.proxy.is_some()).await?;
+                self.broker.clients.client(&target.settings, Reach::Public)?
+            };
+            let mut request = client.get(place.clone());
+            if own && !headers.contains_key(header::AUTHORIZATION) {
+                request = target.dressed(request, target.login_at_hand().as_ref());
+            }
+            let response = target.send(request.headers(headers.clone())).await?;
+            if !response.status().is_redirection() {
+                return fine(&self.remote, response);
+            }
+            let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+            let next = location.and_then(|location| place.join(location).ok());
+            let next = next.ok_or_else(|| no("it redirects to nowhere"))?;
+            if next.origin() != place.origin() {
+                // They are for whom the link named.
+                headers = HeaderMap::new();
+            }
+            place = next;
+        }
+        Err(no("it is sent from one place to the next"))
+    }
+
     /// Only to where everybody may go: the server chooses the place, and the broker stands where the session does not.
-    fn may_be_gone_to(&self, href: &Url) -> Result<(), UpstreamError> {
+    async fn may_be_gone_to(&self, href: &Url, by_proxy: bool) -> Result<(), UpstreamError> {
         let no = |why| Err(UpstreamError::Elsewhere { authority: self.remote.authority(), why });
         if href.scheme() != "https" {
             return no("it is not https");
         }
-        let address = match href.host() {
-            Some(Host::Ipv4(address)) => address.into(),
-            Some(Host::Ipv6(address)) => address.into(),
-            Some(Host::Domain(_)) => return Ok(()),
+        let public = match href.host() {
+            Some(Host::Ipv4(address)) => is_public(address.into()),
+            Some(Host::Ipv6(address)) => is_public(address.into()),
+            // A proxy resolves names by itself, and stands where more can be reached than from here. What a name means only
+            // after it was looked at here is no way around: the certificate must be the name's.
+            Some(Host::Domain(name)) if by_proxy => public_addresses(name).await.is_ok(),
+            Some(Host::Domain(_)) => true,
             None => return no("it names no host"),
         };
-        if is_public(address) { Ok(()) } else { no("its address is this machine's or a private network's") }
+        if public { Ok(()) } else { no("its address is this machine's or a private network's") }
     }
 }
 
@@ -231,13 +262,37 @@ fn offer(remote: &Remote, file: &Wanted, answered: Option<AnsweredObject>) -> Of
 }
 
 fn link(remote: &Remote, file: &Wanted, action: Action) -> Option<Link> {
+    let bytes: usize = action.header.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if action.href.len() + bytes > MAX_LINK || action.header.len() > MAX_HEADERS {
+        return None;
+    }
     let mut headers = HeaderMap::new();
     for (name, value) in action.header {
+        let name = name.parse::<HeaderName>().ok()?;
         let mut value = HeaderValue::from_str(&value).ok()?;
         value.set_sensitive(true);
-        headers.insert(name.parse::<HeaderName>().ok()?, value);
+        if !is_of_connection(&name) {
+            headers.insert(name, value);
+        }
     }
     Some(Link { remote: remote.clone(), href: Url::parse(&action.href).ok()?, headers, size: file.size })
+}
+
+/// Whether a header says where a request ends or whom a connection is with: the next request on it may be another's.
+fn is_of_connection(name: &HeaderName) -> bool {
+    [
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::EXPECT,
+        header::HOST,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ]
+    .contains(name)
+        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
 fn is_public(address: std::net::IpAddr) -> bool {
@@ -249,13 +304,17 @@ pub(super) struct Public;
 
 impl Resolve for Public {
     fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let found: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            if !found.iter().all(|address| is_public(address.ip())) {
-                return Err("its address is this machine's or a private network's".into());
-            }
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
+        Box::pin(async move { Ok(Box::new(public_addresses(name.as_str()).await?.into_iter()) as Addrs) })
+    }
+}
+
+/// The addresses of a name, where all of them are everybody's.
+async fn public_addresses(name: &str) -> io::Result<Vec<SocketAddr>> {
+    let found: Vec<_> = tokio::net::lookup_host((name, 0)).await?.collect();
+    if found.iter().all(|address| is_public(address.ip())) {
+        Ok(found)
+    } else {
+        Err(io::Error::other("its address is this machine's or a private network's"))
     }
 }
 
@@ -300,5 +359,34 @@ mod tests {
             links.keep(link(&remote, &file, action()).expect("a link")).expect("it is kept");
         }
         assert!(links.keep(link(&remote, &file, action()).expect("a link")).is_none());
+    }
+
+    #[test]
+    fn a_link_is_as_long_as_links_are_and_says_nothing_of_the_connection() {
+        let file = Wanted { oid: "a".repeat(64), size: 1 };
+        let remote = Remote::parse("https://h.example/a.git").expect("a remote");
+        let made = |href: &str, header: HashMap<String, String>| {
+            link(&remote, &file, Action { href: href.into(), header })
+        };
+        let headers = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let href = "https://s.example/x";
+        let some = [("X-Link", "1"), ("content-length", "9"), ("Host", "other"), ("Keep-Alive", "1")];
+        let kept = made(href, headers(&some)).expect("a link").headers;
+        assert_eq!(kept.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-link"]);
+        assert!(made(href, headers(&[("x", "a\r\nY: b")])).is_none());
+        assert!(made(&format!("{href}{}", "x".repeat(MAX_LINK)), HashMap::new()).is_none());
+        assert!(made(href, headers(&[("x", &"x".repeat(MAX_LINK))])).is_none());
+        // A map of headers panics where there are more than it can hold.
+        assert!(made(href, (0..100_000).map(|n| (format!("x{n}"), String::new())).collect()).is_none());
+        assert!(made(href, (0..=MAX_HEADERS).map(|n| (format!("x{n}"), String::new())).collect()).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_name_is_everybodys_only_where_all_of_its_addresses_are() {
+        assert!(public_addresses("localhost").await.is_err());
+        assert!(public_addresses("127.0.0.1").await.is_err());
+        assert!(public_addresses("192.0.2.1").await.is_ok());
     }
 }
