@@ -79,6 +79,8 @@ pub enum RunError {
         abi: i32,
         /// Why there is no more.
         because: String,
+        /// Whether it is somebody's container that has no more.
+        in_container: bool,
     },
     /// Neither namespaces nor a Landlock that could do without them.
     #[error(
@@ -89,6 +91,8 @@ pub enum RunError {
         because: String,
         /// What the kernel has; 0 for none.
         abi: i32,
+        /// Whether this is somebody's container.
+        in_container: bool,
     },
     /// More sockets than one message can carry.
     #[error("a sandbox hands out at most {most} sockets")]
@@ -133,6 +137,12 @@ impl RunError {
                 "docker from 23 on and podman allow the call; for others --security-opt seccomp=FILE, with the landlock_* calls and seccomp allowed",
             ),
             Self::NoPlace { .. } => Some("mount one in memory: --tmpfs /tmp"),
+            Self::Required { in_container: true, .. } => Some(
+                "what is given here is for the container's engine to say, and for the host's kernel, which keyhatch doctor on the host knows; or leave it out of the policy's require",
+            ),
+            Self::NoTier { in_container: true, .. } => Some(
+                "the host's kernel must be 6.12 or later, with landlock in its lsm= list; on an older one run keyhatch on the host, or the command unconfined",
+            ),
             Self::NoNamespaces { .. } | Self::NoTier { .. } | Self::Required { .. } => {
                 Some("keyhatch doctor says what is missing and how to get it")
             }

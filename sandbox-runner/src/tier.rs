@@ -100,7 +100,7 @@ pub(crate) fn prepare(rules: &SandboxRules, around: Around) -> Result<Chosen, Ru
         (None, _) => Tier::A,
         (Some(_), ABI_LOCAL_SOCKETS..) => Tier::B,
         (Some(_), ABI_SCOPES..) => Tier::C,
-        (Some(because), _) => return Err(RunError::NoTier { because: because.clone(), abi }),
+        (Some(because), _) => return Err(RunError::NoTier { because: because.clone(), abi, in_container }),
     };
     let missed = |required: &&Requirement| match required {
         Requirement::Namespaces => tier != Tier::A,
@@ -110,7 +110,8 @@ pub(crate) fn prepare(rules: &SandboxRules, around: Around) -> Result<Chosen, Ru
     };
     match rules.require.iter().find(missed) {
         Some(what) => {
-            Err(RunError::Required { what: *what, tier, abi, because: because.unwrap_or_default() })
+            let because = because.unwrap_or_default();
+            Err(RunError::Required { what: *what, tier, abi, because, in_container })
         }
         None => Ok(Chosen { tier, abi, because, in_container }),
     }

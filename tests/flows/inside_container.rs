@@ -170,6 +170,18 @@ fn podman_and_docker_confine_a_command_as_root_and_as_a_user_and_its_commits_com
 }
 
 #[test]
+fn links_of_the_containers_lead_neither_home_nor_temporary_files_into_the_project() {
+    let stage = Stage::new();
+    let script = format!(
+        "mkdir /work/sub; ln -s /work/sub /tmp/link; \
+         HOME=/tmp/link TMPDIR=/tmp/link {AS_ROOT} sh -c 'echo $HOME $TMPDIR; touch ~/x; ls -A /work/sub'"
+    );
+    let ran = stage.container("default").runc(&stage.world, &script).ok();
+    assert!(ran.stdout.starts_with("/tmp/keyhatch-") && ran.stdout.ends_with("-0/tmp\n"), "{ran:?}");
+    assert_eq!(ran.stdout.lines().count(), 1, "{ran:?}");
+}
+
+#[test]
 fn an_image_with_nothing_in_it_is_enough() {
     let stage = Stage::new();
     let world = &stage.world;
@@ -225,6 +237,10 @@ fn what_a_policy_requires_and_a_container_has_not_is_a_refusal() {
         let ran = stage.container(name).runc(&stage.world, &format!("{AS_ROOT} touch /work/ran"));
         assert_eq!(ran.code(), 125, "{ran:?}");
         assert!(ran.stderr.contains(said) && ran.stderr.contains("\nhint: "), "{ran:?}");
+        assert!(
+            ran.stderr.ends_with("leave it out of the policy's require\n") || name == "counted",
+            "{ran:?}"
+        );
         assert!(!stage.project.join("ran").exists());
     }
 }

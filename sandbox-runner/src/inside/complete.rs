@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use keyhatch_policies::rules::{InsideRules, Mount, SandboxRules};
 
+use super::leads_into;
+
 /// Where programs are looked for, where the container does not say or says nothing that may be read.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The home where the container's user has none that could be one.
@@ -37,9 +39,7 @@ pub(super) fn complete(
 
 /// Neither everything nor what the command may reach under its own name: the home is another directory inside.
 fn can_be_home(home: &Path, mounts: &[Mount]) -> bool {
-    home.is_absolute()
-        && home != Path::new("/")
-        && !mounts.iter().any(|mount| home.starts_with(&mount.target))
+    home.is_absolute() && home != Path::new("/") && !leads_into(home, mounts)
 }
 
 fn environment(

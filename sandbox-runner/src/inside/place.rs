@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use keyhatch_policies::rules::SandboxRules;
 
+use super::leads_into;
 use crate::error::RunError;
 
 /// Where one may be made, after what `TMPDIR` names.
@@ -23,7 +24,7 @@ impl Place {
         let candidates: Vec<PathBuf> = named
             .into_iter()
             .chain(CANDIDATES.iter().map(PathBuf::from))
-            .filter(|path| !rules.mounts.iter().any(|mount| path.starts_with(&mount.target)))
+            .filter(|path| !leads_into(path, &rules.mounts))
             .collect();
         candidates.iter().find_map(|directory| made_in(directory)).map(Self).ok_or_else(|| {
             let tried: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
