@@ -42,6 +42,12 @@ enum GitDirectoryToml {
 /// Reads `[repository]`.
 pub(crate) fn parse(text: &Text<'_>, given: Option<RepositoryToml>) -> Result<RepositoryPolicy, PolicyError> {
     let RepositoryToml { git_dir, protect } = given.unwrap_or_default();
+    if matches!(git_dir, Some(GitDirectoryToml::Shared))
+        && let Some(path) = protect.first()
+    {
+        let help = "git_dir = \"own\", which is also what holds without that line";
+        return Err(text.wrong(path.span(), "a shared git directory protects no other file", help));
+    }
     Ok(RepositoryPolicy {
         git_dir: match git_dir {
             Some(GitDirectoryToml::Shared) => GitDirectory::Shared,
@@ -82,8 +88,13 @@ mod tests {
 
     #[test]
     fn a_path_out_of_the_project_is_refused_where_it_stands() {
-        for line in ["protect = [\"../x\"]", "protect = [\"/x\"]", "protect = [\"*\"]", "git_dir = \"none\""]
-        {
+        for line in [
+            "protect = [\"../x\"]",
+            "protect = [\"/x\"]",
+            "protect = [\"*\"]",
+            "git_dir = \"none\"",
+            "protect = [\"x\"]\ngit_dir = \"shared\"",
+        ] {
             let wrong = Policy::parse(&format!("{HEAD}{line}\n"), "p.toml").expect_err(line);
             assert_eq!(wrong.line(), 4, "{wrong}");
         }

@@ -87,3 +87,38 @@ fn what_jj_did_inside_is_whole_for_the_jj_on_the_host() {
     let seen = world.spawn(command).finish().ok();
     assert!(seen.stdout.starts_with("third\nfirst\nAdd README\n"), "{seen:?}");
 }
+
+#[test]
+fn what_jj_obeys_of_a_repository_of_its_own_cannot_be_changed_and_what_appears_is_named() {
+    let world = World::new();
+    let project = world.project("p", "https://git.invalid/p");
+    let copied = Command::new("cp").arg("-r").arg(jj()).arg(project.join(".jj-program")).status();
+    assert!(copied.expect("cp runs").success());
+    world.write(
+        "p/.jj-config.toml",
+        "[user]\nname = \"Ada\"\nemail = \"ada@example.org\"\n[ui]\npaginate = \"never\"\n",
+    );
+    world.write("p/.git/info/exclude", ".jj-program\n.jj-config.toml\n");
+    let jj = "set -e; export JJ_CONFIG=$PWD/.jj-config.toml; jj() { $PWD/.jj-program/jj \"$@\"; }; ";
+    let on_host = |script: &str| {
+        let mut command = world.command("sh");
+        command.current_dir(&project).args(["-c", &format!("{jj}{script}")]);
+        world.spawn(command).finish().ok()
+    };
+    on_host("jj git init --colocate");
+    let target = project.join(".jj/repo/store/git_target");
+    let before = std::fs::read_to_string(&target).expect("jj's own file");
+    let attack = "(echo evil > .jj/repo/store/git_target) || echo kept; mv .jj/repo/store/git_target x || echo stays; \
+                  for at in .jj .jj/repo .jj/repo/store; do python3 -c \"import os; os.rename('$at', 'y')\" 2>/dev/null || echo pinned; done; echo 'aliases = {}' > .jj/repo/config.toml";
+    let work = "echo 1 > one; jj describe -m first; jj new -m second";
+    let ran = world.run(&project, "default", &format!("{jj}{work}; {attack}")).ok();
+    for held in ["kept\n", "stays\n", "pinned\npinned\npinned\n"] {
+        assert!(ran.stdout.contains(held), "{held}: {ran:?}");
+    }
+    assert_eq!(std::fs::read_to_string(&target).expect("it is there"), before);
+    assert!(ran.stderr.contains(".jj/repo/config.toml"), "settings that appeared are named: {ran:?}");
+    let seen = on_host("jj log --no-graph -r 'all()' -T 'description.first_line() ++ \"\\n\"'");
+    assert!(seen.stdout.contains("first\n"), "{seen:?}");
+    let again = world.run(&project, "default", "(echo evil > .jj/repo/config.toml) || echo kept").ok();
+    assert!(again.stdout.contains("kept\n"), "settings that are there are read-only: {again:?}");
+}

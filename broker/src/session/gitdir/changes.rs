@@ -42,8 +42,14 @@ const NAMES: &[&str] = &[
     ".gitmodules",
     ".gitlab-ci.yml",
 ];
-/// Directories whose every file is one of those.
-const WITHIN: &[&str] = &[".github/workflows", ".circleci"];
+/// Directories whose every file is one of those, and files that are by their place.
+const WITHIN: &[&str] = &[
+    ".github/workflows",
+    ".circleci",
+    ".jj/repo/config.toml",
+    ".jj/repo/store/git_target",
+    ".jj/workspace-config.toml",
+];
 /// How long is looked.
 const LOOKS: Duration = Duration::from_secs(5);
 /// Deepest directory.

@@ -29,6 +29,17 @@ const FILES: &[&str] = &[
     ".cargo/config.toml",
 ];
 
+/// What jj obeys of a repository of its own: settings, which name programs, and the git repository that it hands to the
+/// host's git. Where one is missing nothing is made: jj takes an empty one for a broken repository, or tries to replace
+/// it. One that appears is named at the session's end.
+const JJ: &[&str] = &[
+    ".jj/repo/config-id",
+    ".jj/repo/config.toml",
+    ".jj/repo/store/git_target",
+    ".jj/workspace-config-id",
+    ".jj/workspace-config.toml",
+];
+
 /// What is protected in one project.
 #[derive(Debug, Default)]
 pub struct Protected {
@@ -47,8 +58,11 @@ pub fn protect(project: &Path, more: &[String], session: &SessionId) -> io::Resu
     let files = FILES.iter().copied().map(|path| (path, false));
     let directories = DIRECTORIES.iter().copied().map(|path| (path, true));
     let own = more.iter().map(|path| (path.as_str(), false));
+    let is_there = |path: &&str| fs::symlink_metadata(project.join(path)).is_ok();
+    let jj = JJ.iter().copied().filter(is_there).map(|path| (path, false));
     let all: io::Result<()> = files
         .chain(directories)
+        .chain(jj)
         .chain(own)
         .try_for_each(|(path, directory)| protected.add(project, (path, directory), session));
     if let Err(error) = all {
