@@ -43,12 +43,14 @@ impl Stage {
         let pushed = push.finish().ok();
         let tip = self.world.tip(&self.upstream, "main");
         assert!(!tip.is_empty(), "{pushed:?}");
-        // What is committed inside comes back, so the session's own git directory is over the project's.
         self.world.wait_until("the commit comes back", || self.world.tip(&self.project, "main") == tip);
+        // The session's own git directory is over the project's: what is written there stays inside.
+        assert!(pushed.stdout.contains("wrote .git/inside"), "{pushed:?}");
+        assert!(!self.project.join(".git/inside").exists());
     }
 }
 
-const PUSH: &str = "cd /work && git commit -q --allow-empty -m inside && git push origin main";
+const PUSH: &str = "cd /work && git commit -q --allow-empty -m inside && git push origin main && touch .git/inside && echo wrote .git/inside";
 
 #[test]
 fn a_compose_service_with_the_printed_file_beside_its_own_pushes() {

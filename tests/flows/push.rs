@@ -43,6 +43,23 @@ fn an_approved_push_reaches_an_ssh_upstream_and_is_recorded_before_and_after() {
 }
 
 #[test]
+fn what_became_of_a_push_is_recorded_while_its_client_still_waits() {
+    let (world, server) = ssh_world();
+    world.allow_policy();
+    let upstream = world.upstream("r.git", "sha1");
+    let project = world.project("p", &server.url(&upstream));
+    // git reports before it runs this hook, and the client waits for both.
+    let go = world.path("go");
+    let hook = format!("#!/bin/sh\nwhile [ ! -e {} ]; do sleep 0.05; done\n", go.display());
+    world.write_mode("srv/r.git/hooks/post-receive", &hook, 0o755);
+    let push = world.start(&project, "allow", "git push -q origin main; echo came back");
+    world.wait_until("it is recorded", || world.events().iter().any(|event| event == "push-sent"));
+    std::fs::write(&go, "").expect("a file");
+    assert!(push.finish().ok().stdout.contains("came back"));
+    assert_eq!(world.events().iter().filter(|event| *event == "push-sent").count(), 1);
+}
+
+#[test]
 fn a_session_that_nothing_passed_through_ends_without_a_word() {
     let (world, _server) = ssh_world();
     let project = world.project("p", "https://h.example/p.git");
