@@ -176,6 +176,7 @@ fn a_helper_that_needs_a_libc_is_refused_and_nothing_is_left() {
 fn a_named_session_has_the_same_path_each_time_and_is_opened_once() {
     let stage = Stage::new();
     let world = &stage.world;
+    world.allow_policy();
     let named = ["--name", "app"];
     let first = ContainerSession::open_with(world, &stage.project, "default", &named);
     let link = world.path("run/keyhatch/named/app");
@@ -188,6 +189,16 @@ fn a_named_session_has_the_same_path_each_time_and_is_opened_once() {
         open.current_dir(&other).args(["session", "open", "--name", "app"]).output().expect("keyhatch runs");
     let refused = keyhatch_tests::Finished::from(refused).fails();
     assert!(refused.stderr.contains("a session of that name is open for"), "{refused:?}");
+    for (option, value, said) in
+        [("--policy", "allow", "with the policy default"), ("--target", "/work", "without --target")]
+    {
+        let mut open = world.command(world.path("bin/keyhatch"));
+        open.current_dir(&stage.project).args(["session", "open", "--name", "app", option, value]);
+        let refused = keyhatch_tests::Finished::from(open.output().expect("keyhatch runs")).fails();
+        let said =
+            format!("a session of that name is open {said}\nhint: keyhatch session close {}", first.id);
+        assert!(refused.stderr.contains(&said) && refused.stdout.is_empty(), "{refused:?}");
+    }
     let listed = world.keyhatch(&["session", "list"]).ok();
     assert!(listed.stdout.trim_end().ends_with("  app") && listed.stdout.contains("until 20"), "{listed:?}");
     world.keyhatch(&["session", "close", &first.id]).ok();

@@ -310,9 +310,9 @@ pub(crate) struct ForContainer {
     /// The project's directory [default: the git repository around the current directory, else that directory].
     #[arg(long, value_name = "DIR")]
     pub(crate) project: Option<PathBuf>,
-    /// A shipped policy, one of ~/.config/keyhatch/policies, or a file.
-    #[arg(long, value_name = "NAME|FILE", default_value = "default")]
-    pub(crate) policy: String,
+    /// A shipped policy, one of ~/.config/keyhatch/policies, or a file [default: default].
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) policy: Option<String>,
     /// Where the project is mounted inside. The session's own git directory is then mounted over its .git, and what the
     /// host would run later is read-only.
     #[arg(long, value_name = "DIR", value_parser = super::container::target)]
@@ -355,7 +355,7 @@ pub(crate) struct OpenSession {
     #[arg(long = "for", value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     pub(crate) lasts: std::time::Duration,
     /// Keep a link to it, $XDG_RUNTIME_DIR/keyhatch/named/NAME, for files that name the same path each time. Where a session
-    /// of that name is open already, that one is printed.
+    /// of that name is open already, that one is printed; with another --policy or --target that is an error.
     #[arg(long)]
     pub(crate) name: Option<SessionName>,
     /// How to print what is to be mounted and set.
@@ -398,7 +398,8 @@ pub(crate) enum Session {
 const OPEN_HELP: &str = "\
 Examples:
   keyhatch session open --project . --target /work        says what to mount and to set
-  eval \"podman run --rm -it -v '$PWD':/work $(keyhatch session open --target /work --format podman) IMAGE\"
+  opened=$(keyhatch session open --target /work --format podman)
+  eval \"podman run --rm -it -v '$PWD':/work $opened IMAGE\"
   keyhatch session open --json | jq .mounts
   keyhatch session close 1a2b3c4d --container-ended
 

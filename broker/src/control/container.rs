@@ -135,6 +135,7 @@ async fn make(
         session: id.clone(),
         project: session.directory.clone(),
         policy: session.policy.name().to_owned(),
+        target: container.target.clone(),
         files: broker.paths.files().join(id.as_str()),
         mounts: furniture.mounts,
         env: furniture.env,

@@ -270,6 +270,8 @@ pub struct OpenedContainer {
     pub project: PathBuf,
     /// Its policy's name.
     pub policy: String,
+    /// Where the project is mounted inside, as far as it was told.
+    pub target: Option<PathBuf>,
     /// A directory of its own on the host, for files that are mounted one by one.
     pub files: PathBuf,
     /// The directory of its sockets, and mounts over the project; targets are paths inside.

@@ -34,7 +34,7 @@ pub(super) fn around(args: &ForContainer) -> Result<PathBuf, Failure> {
 /// Opens a session; it lasts at least as long as the connection is held.
 pub(super) fn open(args: &ForContainer, how: How) -> Result<(Client, OpenedContainer), Failure> {
     let around = around(args)?;
-    let (source, policy) = run::policy_for(&args.policy, &around)?;
+    let (source, policy) = run::policy_for(args.policy.as_deref().unwrap_or("default"), &around)?;
     let project = run::project_of(&policy, around)?;
     let lasts = policy.session_limits().time.map_or(how.lasts, |time| time.min(how.lasts));
     let container = Container {
@@ -59,6 +59,7 @@ pub(super) fn open(args: &ForContainer, how: How) -> Result<(Client, OpenedConta
         Reply::OpenedForContainer(opened) => *opened,
         other => return Err(unexpected(&other)),
     };
+    is_as_asked(args, policy.name(), &opened)?;
     if let (Some(project), Some(target)) = (project, &args.target) {
         let hidden = inside::over_hidden(&policy, &project, &opened.files);
         let (mounts, notes) = hidden.map_err(|error| {
@@ -71,6 +72,24 @@ pub(super) fn open(args: &ForContainer, how: How) -> Result<(Client, OpenedConta
         opened.warnings.extend(notes);
     }
     Ok((client, opened))
+}
+
+/// An open session of the same name keeps the rules that it was opened with: whoever asks for others must not believe that
+/// they hold.
+fn is_as_asked(args: &ForContainer, policy: &str, opened: &OpenedContainer) -> Result<(), Failure> {
+    let differs = if args.policy.is_some() && policy != opened.policy {
+        format!("with the policy {}", opened.policy)
+    } else if args.target.is_some() && args.target != opened.target {
+        let target = opened.target.as_ref();
+        target
+            .map_or_else(|| "without --target".into(), |target| format!("with --target {}", target.display()))
+    } else {
+        return Ok(());
+    };
+    Err(Failure::invalid(
+        format!("a session of that name is open {differs}"),
+        format!("keyhatch session close {} ends it; or choose another name", opened.session),
+    ))
 }
 
 fn moved(path: &Path, project: &Path, target: &Path) -> PathBuf {
