@@ -41,7 +41,7 @@ const EVERYWHERE: &[Act] = &[
 const NAMESPACED: &[Act] = &[
     Act { what: "looking into init's memory", attempt: |_| std::fs::read("/proc/1/environ").map(drop) },
     Act { what: "seeing the host's /boot", attempt: |_| std::fs::metadata("/boot").map(drop) },
-    Act { what: "reading the host's /root", attempt: |_| std::fs::read_dir("/root").map(drop) },
+    Act { what: "reading the host's /root", attempt: read_root },
     Act { what: "mounting", attempt: |_| call(libc::SYS_umount2, 0, 0) },
 ];
 
@@ -55,6 +55,16 @@ const LANDLOCKED: &[Act] = &[
 
 const SOCKETLESS: &[Act] =
     &[Act { what: "a local socket", attempt: |_| socket(libc::AF_UNIX, libc::SOCK_STREAM, 0) }];
+
+/// Where root's home is the command's, or holds the project, it was made for it.
+fn read_root(rules: &SandboxRules) -> io::Result<()> {
+    let root = Path::new("/root");
+    let made = |path: &Path| path.starts_with(root);
+    if made(&rules.home) || rules.mounts.iter().any(|mount| made(&mount.target)) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    std::fs::read_dir(root).map(drop)
+}
 
 /// From this ABI on signals have a scope.
 const ABI_SIGNALS: i32 = 6;

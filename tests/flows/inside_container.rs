@@ -135,6 +135,9 @@ fn where_a_container_gives_namespaces_a_whole_sandbox_is_built_in_them_and_is_pr
     assert_eq!(ran.stdout, "canary\n1000\n2\n", "{ran:?}");
     assert!(ran.stderr.contains("'/other': No such file"), "{ran:?}");
     assert_eq!(world.tip(&stage.upstream, "main"), world.tip(&stage.project, "main"));
+    // Most images name root's home, which the proof looks for where it is nobody's.
+    let rooted = start(&["--setenv", "HOME", "/root"], "sh -c 'ls -A ~; echo $HOME; echo $$'").finish().ok();
+    assert_eq!(rooted.stdout, "canary\n/root\n2\n", "{rooted:?}");
     // With a part of /proc covered, as engines do, the kernel shows no fresh one.
     let covered = start(&["--ro-bind", "/dev/null", "/proc/cpuinfo"], "touch /work/ran").finish();
     let said = "no sandbox can be built in them: cannot make proc: Operation not permitted";
@@ -174,11 +177,13 @@ fn links_of_the_containers_lead_neither_home_nor_temporary_files_into_the_projec
     let stage = Stage::new();
     let script = format!(
         "mkdir /work/sub; ln -s /work/sub /tmp/link; \
-         HOME=/tmp/link TMPDIR=/tmp/link {AS_ROOT} sh -c 'echo $HOME $TMPDIR; touch ~/x; ls -A /work/sub'"
+         HOME=/tmp/link TMPDIR=/tmp/link {AS_ROOT} sh -c 'echo $HOME $TMPDIR; touch ~/x; ls -A /work/sub'; \
+         HOME=/usr/share TMPDIR=/usr/share {AS_ROOT} sh -c 'echo $HOME $TMPDIR; touch ~/x'"
     );
     let ran = stage.container("default").runc(&stage.world, &script).ok();
     assert!(ran.stdout.starts_with("/tmp/keyhatch-") && ran.stdout.ends_with("-0/tmp\n"), "{ran:?}");
-    assert_eq!(ran.stdout.lines().count(), 1, "{ran:?}");
+    assert_eq!(ran.stdout.lines().filter(|line| line.contains("/home /tmp/keyhatch-")).count(), 2, "{ran:?}");
+    assert_eq!(ran.stdout.lines().count(), 2, "{ran:?}");
 }
 
 #[test]

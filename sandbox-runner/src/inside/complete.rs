@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use keyhatch_policies::rules::{InsideRules, Mount, SandboxRules};
+use keyhatch_policies::rules::{InsideRules, SandboxRules};
 
-use super::leads_into;
+use super::{leads_into, shown};
 
 /// Where programs are looked for, where the container does not say or says nothing that may be read.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -22,7 +22,7 @@ pub(super) fn complete(
     let variables: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let home = variables.get("HOME").map(PathBuf::from).filter(|home| can_be_home(home, &rules.mounts));
+    let home = variables.get("HOME").map(PathBuf::from).filter(|home| can_be_home(home, &shown(&rules)));
     notes.extend(not_shown(home.as_deref(), &tools));
     notes.extend(mounted_below(&rules.system));
     rules.home = home.unwrap_or_else(|| HOME.into());
@@ -37,9 +37,10 @@ pub(super) fn complete(
     (rules, notes)
 }
 
-/// Neither everything nor what the command may reach under its own name: the home is another directory inside.
-fn can_be_home(home: &Path, mounts: &[Mount]) -> bool {
-    home.is_absolute() && home != Path::new("/") && !leads_into(home, mounts)
+/// Neither everything nor what the command may reach under its own name: the home is another directory inside. Services of
+/// images have theirs below /opt or /usr.
+fn can_be_home(home: &Path, shown: &[PathBuf]) -> bool {
+    home.is_absolute() && home != Path::new("/") && !leads_into(home, shown)
 }
 
 fn environment(
@@ -111,12 +112,17 @@ mod tests {
     }
 
     #[test]
-    fn a_home_is_neither_everything_nor_in_the_project() {
-        let project = Mount { source: "/work".into(), target: "/work".into(), read_only: false };
-        for (home, fits) in
-            [("/home/vscode", true), ("/", false), ("/work", false), ("/work/x", false), ("x", false)]
-        {
-            assert_eq!(can_be_home(home.as_ref(), std::slice::from_ref(&project)), fits, "{home}");
+    fn a_home_is_neither_everything_nor_what_is_shown_anyway() {
+        let shown = ["/work", "/opt"].map(PathBuf::from);
+        for (home, fits) in [
+            ("/home/vscode", true),
+            ("/", false),
+            ("/work", false),
+            ("/work/x", false),
+            ("x", false),
+            ("/opt/app", false),
+        ] {
+            assert_eq!(can_be_home(home.as_ref(), &shown), fits, "{home}");
         }
     }
 }

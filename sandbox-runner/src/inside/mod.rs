@@ -19,7 +19,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use keyhatch_policies::rules::{INSIDE_FILE, InsideRules, Mount, Requirement};
+use keyhatch_policies::rules::{INSIDE_FILE, InsideRules, Requirement, SandboxRules};
 
 use crate::error::{RunError, at};
 use crate::supervise::announce;
@@ -78,14 +78,17 @@ fn read(program: &Path) -> Result<InsideRules, RunError> {
     serde_json::from_slice(&text).map_err(|_| RunError::Rules)
 }
 
-/// Whether a path is in what is mounted for the command, under this name or behind links: the command may write there, and
-/// the links may be its own of an earlier run.
-fn leads_into(path: &Path, mounts: &[Mount]) -> bool {
+/// What the command reads or writes under its own name.
+fn shown(rules: &SandboxRules) -> Vec<PathBuf> {
+    rules.mounts.iter().map(|mount| &mount.target).chain(&rules.system).cloned().collect()
+}
+
+/// Whether a path is in one of these, under this name or behind links: what the command may write holds links of its own,
+/// of an earlier run.
+fn leads_into(path: &Path, places: &[PathBuf]) -> bool {
     let behind_links = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let place = behind_links(path);
-    mounts
-        .iter()
-        .any(|mount| path.starts_with(&mount.target) || place.starts_with(behind_links(&mount.target)))
+    let real = behind_links(path);
+    places.iter().any(|place| path.starts_with(place) || real.starts_with(behind_links(place)))
 }
 
 /// Looks whether the calls that the walls are made of are let through, and says whose doing it is where they are not.
@@ -119,15 +122,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_leads_into_a_mount_by_its_name_or_by_links_on_either_side() {
+    fn a_path_leads_into_a_place_by_its_name_or_by_links_on_either_side() {
         let directory = tempfile::tempdir().expect("a directory");
         let at = |name: &str| directory.path().join(name);
         for name in ["work", "work/sub", "other"] {
             fs::create_dir(at(name)).expect("a directory");
         }
         symlink(at("work"), at("link")).expect("a link");
-        let mount = |target: &str| [Mount { source: at(target), target: at(target), read_only: false }];
-        for (path, target, into) in [
+        for (path, place, into) in [
             ("work/sub", "work", true),
             ("work/none", "work", true),
             ("link/sub", "work", true),
@@ -136,7 +138,7 @@ mod tests {
             ("other", "work", false),
             ("work/../other", "link", false),
         ] {
-            assert_eq!(leads_into(&at(path), &mount(target)), into, "{path} in {target}");
+            assert_eq!(leads_into(&at(path), &[at(place)]), into, "{path} in {place}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use keyhatch_policies::rules::SandboxRules;
 
-use super::leads_into;
+use super::{leads_into, shown};
 use crate::error::RunError;
 
 /// Where one may be made, after what `TMPDIR` names.
@@ -21,10 +21,11 @@ impl Place {
     /// Makes one, outside of what the command may write in any case.
     pub(super) fn make(rules: &SandboxRules) -> Result<Self, RunError> {
         let named = std::env::var_os("TMPDIR").map(PathBuf::from).filter(|path| path.is_absolute());
+        let shown = shown(rules);
         let candidates: Vec<PathBuf> = named
             .into_iter()
             .chain(CANDIDATES.iter().map(PathBuf::from))
-            .filter(|path| !leads_into(path, &rules.mounts))
+            .filter(|path| !leads_into(path, &shown))
             .collect();
         candidates.iter().find_map(|directory| made_in(directory)).map(Self).ok_or_else(|| {
             let tried: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
