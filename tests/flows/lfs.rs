@@ -1,6 +1,9 @@
 //! git-lfs over the hatch: real git-lfs inside, a server of its protocol behind a login on the host.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
 
 use keyhatch_tests::{Container, ContainerSession, HttpsServer, Image, World};
 
@@ -98,7 +101,7 @@ fn a_fetch_that_the_policy_denies_brings_no_large_file() {
 
 #[test]
 fn a_server_that_sends_the_broker_to_this_machine_is_not_followed() {
-    let trap = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let trap = TcpListener::bind("127.0.0.1:0").expect("a port");
     trap.set_nonblocking(true).expect("it can be asked");
     let port = trap.local_addr().expect("an address").port();
     for place in [
@@ -122,7 +125,7 @@ fn a_server_that_sends_the_broker_to_this_machine_is_not_followed() {
 
 #[test]
 fn a_link_that_sends_on_is_followed_where_a_link_is_and_where_to_is_not_said() {
-    let trap = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let trap = TcpListener::bind("127.0.0.1:0").expect("a port");
     trap.set_nonblocking(true).expect("it can be asked");
     let port = trap.local_addr().expect("an address").port();
     let stage = Stage::new("https://127.0.0.1:1");
@@ -146,6 +149,52 @@ fn a_link_that_sends_on_is_followed_where_a_link_is_and_where_to_is_not_said() {
         assert!(trap.accept().is_err(), "{place}: nobody knocked");
         no_secret(&ran.all());
     }
+}
+
+/// A proxy of the user's that connects to whatever is asked for, and its port: what was asked for.
+fn proxy() -> (u16, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let (asks, asked) = channel();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let asks = asks.clone();
+            std::thread::spawn(move || tunnel(client, |place| asks.send(place.to_owned()).ok()));
+        }
+    });
+    (port, asked)
+}
+
+fn tunnel(mut client: TcpStream, asked: impl FnOnce(&str) -> Option<()>) -> Option<()> {
+    let mut reader = BufReader::new(client.try_clone().ok()?);
+    let (mut first, mut line) = (String::new(), String::new());
+    reader.read_line(&mut first).ok()?;
+    while reader.read_line(&mut line).ok()? > 2 {
+        line.clear();
+    }
+    let place = first.strip_prefix("CONNECT ")?.split(' ').next()?;
+    asked(place)?;
+    let mut server = TcpStream::connect(place).ok()?;
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").ok()?;
+    let mut up = server.try_clone().ok()?;
+    std::thread::spawn(move || std::io::copy(&mut reader, &mut up));
+    std::io::copy(&mut server, &mut client).ok().map(drop)
+}
+
+#[test]
+fn the_users_proxy_is_asked_for_no_name_of_this_machine() {
+    let trap = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let stage = Stage::new(&format!("https://localhost:{}", trap.local_addr().expect("an address").port()));
+    let at = stage.world.path("large").join(&stage.large);
+    std::fs::rename(&at, at.with_extension("elsewhere")).expect("a file");
+    let (port, asked) = proxy();
+    let setting = ["config", "--global", "http.proxy", &format!("http://127.0.0.1:{port}")];
+    stage.world.git(&stage.world.home(), &setting).ok();
+    let ran = stage.world.run(&stage.project, "allow", &stage.clone()).fails();
+    assert!(ran.stderr.contains("this machine's or a private network's"), "{ran:?}");
+    let asked: Vec<String> = asked.try_iter().collect();
+    let own = format!("127.0.0.1:{}", stage.https.port);
+    assert!(!asked.is_empty() && asked.iter().all(|place| *place == own), "{asked:?}");
 }
 
 #[test]
