@@ -187,6 +187,21 @@ fn links_of_the_containers_lead_neither_home_nor_temporary_files_into_the_projec
 }
 
 #[test]
+fn whichever_process_in_front_of_a_command_is_killed_the_command_is_ended() {
+    let stage = Stage::new();
+    for victim in ["$front", "$(cat /proc/$front/task/$front/children)"] {
+        let script = format!(
+            "sleeps() {{ grep -lz '^sleep$' /proc/[0-9]*/cmdline 2> /dev/null | wc -l; }}; \
+             {AS_ROOT} sh -c 'sleep 987654 & (sleep 987654 & wait) & wait' & front=$!; \
+             until [ $(sleeps) = 2 ]; do :; done; kill -9 {victim}; tries=0; \
+             while [ $(sleeps) != 0 ] && [ $tries -lt 300 ]; do tries=$((tries+1)); done; sleeps"
+        );
+        let ran = stage.container("default").runc(&stage.world, &script).ok();
+        assert_eq!(ran.stdout, "0\n", "{victim}: {ran:?}");
+    }
+}
+
+#[test]
 fn an_image_with_nothing_in_it_is_enough() {
     let stage = Stage::new();
     let world = &stage.world;
