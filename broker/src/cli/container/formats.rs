@@ -94,7 +94,7 @@ fn text(opened: &OpenedContainer) -> String {
         say(format!("mount  {} at {}{how}", source.display(), target.display()));
     }
     for (name, value) in env {
-        say(format!("set    {name}={value}"));
+        say(format!("set    {name}={}", quoted(value)));
     }
     say(format!("ends   {}, or: keyhatch session close {session}", clock(*expires)));
     text
