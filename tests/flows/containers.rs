@@ -61,20 +61,7 @@ fn submodule_and_key(stage: &Stage) -> String {
     world.git(&stage.project, &["submodule", "--quiet", "add", &url, "part"]).ok();
     world.git(&stage.project, &["commit", "-q", "-m", "Add part"]).ok();
     world.git(&stage.project, &["push", "-q", "origin", "main"]).ok();
-    let key = world.path("home/id_signing");
-    let mut keygen = world.command("ssh-keygen");
-    keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "ada", "-f"]).arg(&key);
-    assert!(keygen.status().expect("ssh-keygen runs").success());
-    let public = key.with_extension("pub");
-    let signers = format!("ada@example.org {}", std::fs::read_to_string(&public).expect("a public key"));
-    let signers = world.write("home/allowed_signers", &signers).display().to_string();
-    for (name, value) in [
-        ("gpg.format", "ssh"),
-        ("user.signingkey", &public.display().to_string()),
-        ("gpg.ssh.allowedSignersFile", &signers),
-    ] {
-        world.git(&world.home(), &["config", "--global", name, value]).ok();
-    }
+    let key = world.signing_key();
     std::fs::read_to_string(key).expect("the key").lines().nth(2).expect("a line").to_owned()
 }
 

@@ -28,10 +28,7 @@ fn wait_for(twins: &Twins, count: usize) {
 
 /// The repository is whole and has every commit.
 fn whole(twins: &Twins, when: &str) {
-    twins.world.wait_until("the session's directory is gone", || {
-        let directory = twins.world.home().join(".local/state/keyhatch/gitdirs");
-        std::fs::read_dir(directory).is_ok_and(|mut left| left.next().is_none())
-    });
+    twins.world.wait_until("the session's directory is gone", || twins.world.no_session_is_left());
     let made = made(&twins.boxed);
     let ids = made.join(" ");
     let check =
@@ -139,10 +136,7 @@ fn a_broker_that_dies_as_the_command_starts_still_knows_what_was_agreed_on() {
         twins.world.run(&twins.world.make_directory("other"), "default", "true").ok();
         twins.world.write("boxed/end", "");
         run.finish();
-        twins.world.wait_until("the session's directory is gone", || {
-            let directory = twins.world.home().join(".local/state/keyhatch/gitdirs");
-            std::fs::read_dir(directory).is_ok_and(|mut left| left.next().is_none())
-        });
+        twins.world.wait_until("the session's directory is gone", || twins.world.no_session_is_left());
         let seen = twins
         .on_host(
             &twins.boxed,
@@ -312,10 +306,7 @@ fn dies_at_every_step(git: &'static str, which: usize) {
 
 /// What the session did is on the host, and nothing else.
 fn arrived(twins: &Twins, when: &str) {
-    twins.world.wait_until("the session's directory is gone", || {
-        let directory = twins.world.home().join(".local/state/keyhatch/gitdirs");
-        std::fs::read_dir(directory).is_ok_and(|mut left| left.next().is_none())
-    });
+    twins.world.wait_until("the session's directory is gone", || twins.world.no_session_is_left());
     let seen = twins
         .on_host(
             &twins.boxed,

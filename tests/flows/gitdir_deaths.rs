@@ -122,9 +122,8 @@ fn whole(twins: &Twins, when: &str, program: Option<&str>) {
     let needed = if program == Some("keyhatch") { SETTLED } else { 1 };
     let mut in_a_row = 0;
     twins.world.wait_until(&format!("nothing of the session's is left: {when}"), || {
-        let directory = twins.world.home().join(".local/state/keyhatch/gitdirs");
-        let ended = std::fs::read_dir(directory).is_ok_and(|mut left| left.next().is_none());
-        let is_whole = ended && names(&twins.boxed) == [".git", ".made", "README", "f"];
+        let is_whole =
+            twins.world.no_session_is_left() && names(&twins.boxed) == [".git", ".made", "README", "f"];
         in_a_row = if is_whole { in_a_row + 1 } else { 0 };
         in_a_row >= needed
     });

@@ -61,21 +61,8 @@ fn plain() -> (World, PathBuf) {
 fn without_any_socket_a_signed_commit_is_pushed_over_ssh_and_fetched_again() {
     let (world, _server, upstream, project) = World::behind_ssh();
     world.allow_policy();
-    let key = world.path("home/id_signing");
-    let mut keygen = world.command("ssh-keygen");
-    keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "ada", "-f"]).arg(&key);
-    assert!(keygen.status().expect("ssh-keygen runs").success());
-    let public = key.with_extension("pub");
-    let signers = format!("ada@example.org {}", std::fs::read_to_string(&public).expect("a public key"));
-    let signers = world.write("home/allowed_signers", &signers).display().to_string();
-    for (name, value) in [
-        ("gpg.format", "ssh"),
-        ("user.signingkey", &public.display().to_string()),
-        ("gpg.ssh.allowedSignersFile", &signers),
-        ("commit.gpgsign", "true"),
-    ] {
-        world.git(&world.home(), &["config", "--global", name, value]).ok();
-    }
+    let key = world.signing_key();
+    world.configure(&[("commit.gpgsign", "true")]);
     let ran = run(
         &world,
         &project,

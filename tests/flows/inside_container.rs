@@ -84,20 +84,7 @@ fn a_command_is_confined_in_a_container_and_nothing_of_it_is_left() {
 fn a_confined_command_pushes_and_signs_through_the_containers_session() {
     let stage = Stage::new();
     let world = &stage.world;
-    let key = world.path("home/id_signing");
-    let mut keygen = world.command("ssh-keygen");
-    keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "ada", "-f"]).arg(&key);
-    assert!(keygen.status().expect("ssh-keygen runs").success());
-    let public = key.with_extension("pub");
-    let signers = format!("ada@example.org {}", std::fs::read_to_string(&public).expect("a public key"));
-    let signers = world.write("home/allowed_signers", &signers).display().to_string();
-    for (name, value) in [
-        ("gpg.format", "ssh"),
-        ("user.signingkey", &public.display().to_string()),
-        ("gpg.ssh.allowedSignersFile", &signers),
-    ] {
-        world.git(&world.home(), &["config", "--global", name, value]).ok();
-    }
+    world.signing_key();
     let script = "git commit -q -S --allow-empty -m signed && git push origin main && git fetch origin && git log -1 --format=%G?";
     let run = stage
         .container("default")

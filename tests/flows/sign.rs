@@ -16,17 +16,8 @@ fn key(world: &World, arguments: &[&str]) -> PathBuf {
 }
 
 fn sign_with(world: &World, public: &Path) {
-    let signers = format!("ada@example.org {}", std::fs::read_to_string(public).expect("a public key"));
-    let signers = world.write("home/allowed_signers", &signers).display().to_string();
-    for (name, value) in [
-        ("gpg.format", "ssh"),
-        ("user.signingkey", &public.display().to_string()),
-        ("gpg.ssh.allowedSignersFile", &signers),
-        ("commit.gpgsign", "true"),
-        ("tag.gpgsign", "true"),
-    ] {
-        world.git(&world.home(), &["config", "--global", name, value]).ok();
-    }
+    world.sign_with(public);
+    world.configure(&[("commit.gpgsign", "true"), ("tag.gpgsign", "true")]);
 }
 
 fn world() -> (World, PathBuf) {

@@ -14,6 +14,20 @@ fn jj() -> PathBuf {
     directory
 }
 
+/// Puts jj into the project, which inside is what there is of the host's files, with a configuration of the user's.
+fn with_jj(world: &World, config: &str) -> PathBuf {
+    let project = world.project("p", "https://git.invalid/p");
+    let copied = Command::new("cp").arg("-r").arg(jj()).arg(project.join(".jj-program")).status();
+    assert!(copied.expect("cp runs").success());
+    world.write("p/.jj-config.toml", config);
+    world.write("p/.git/info/exclude", ".jj-program\n.jj-config.toml\n");
+    project
+}
+
+/// What a script that calls it begins with.
+const JJ: &str = "set -e; export JJ_CONFIG=$PWD/.jj-config.toml; jj() { $PWD/.jj-program/jj \"$@\"; }; ";
+/// A user who does not sign.
+const PLAIN: &str = "[user]\nname = \"Ada\"\nemail = \"ada@example.org\"\n[ui]\npaginate = \"never\"\n";
 const CONFIG: &str = r#"
 [user]
 name = "Ada Lovelace"
@@ -32,23 +46,8 @@ allowed-signers = "/etc/keyhatch/allowed_signers"
 #[test]
 fn jj_signs_and_verifies_through_the_helper() {
     let world = World::new();
-    let project = world.project("p", "https://git.invalid/p");
-    let key = world.path("home/id");
-    let made = world.command("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
-    assert!(made.expect("ssh-keygen runs").success());
-    let public = std::fs::read_to_string(key.with_extension("pub")).expect("a public key");
-    let signers = world.write("home/signers", &format!("ada@example.org {public}")).display().to_string();
-    let public = key.with_extension("pub").display().to_string();
-    for (name, value) in
-        [("gpg.format", "ssh"), ("user.signingkey", &*public), ("gpg.ssh.allowedSignersFile", &signers)]
-    {
-        world.git(&world.home(), &["config", "--global", name, value]).ok();
-    }
-    // Inside, the project is what there is of the host's files.
-    let copied = Command::new("cp").arg("-r").arg(jj()).arg(project.join(".jj-program")).status();
-    assert!(copied.expect("cp runs").success());
-    world.write("p/.jj-config.toml", CONFIG);
-    world.write("p/.git/info/exclude", ".jj-program\n.jj-config.toml\n");
+    let project = with_jj(&world, CONFIG);
+    world.signing_key();
     let script = "set -e; export JJ_CONFIG=$PWD/.jj-config.toml; jj() { $PWD/.jj-program/jj \"$@\" 2>&1; }; \
         jj git init --colocate; echo 1 > one; jj describe -m 'Made by jj'; jj new -m 'The next'; jj bookmark create jj -r @-; \
         jj log --no-graph -r 'jj|@' -T 'description.first_line() ++ \" \" ++ signature.status() ++ \" \" ++ signature.display() ++ \"\\n\"' > log; cat log; \
@@ -69,21 +68,13 @@ fn jj_signs_and_verifies_through_the_helper() {
 #[test]
 fn what_jj_did_inside_is_whole_for_the_jj_on_the_host() {
     let world = World::new();
-    let project = world.project("p", "https://git.invalid/p");
-    let copied = Command::new("cp").arg("-r").arg(jj()).arg(project.join(".jj-program")).status();
-    assert!(copied.expect("cp runs").success());
-    world.write(
-        "p/.jj-config.toml",
-        "[user]\nname = \"Ada\"\nemail = \"ada@example.org\"\n[ui]\npaginate = \"never\"\n",
-    );
-    world.write("p/.git/info/exclude", ".jj-program\n.jj-config.toml\n");
-    let jj = "set -e; export JJ_CONFIG=$PWD/.jj-config.toml; jj() { $PWD/.jj-program/jj \"$@\"; }; ";
+    let project = with_jj(&world, PLAIN);
     let script = "jj git init --colocate; echo 1 > one; jj describe -m first; jj new -m second; echo 2 > two; jj new -m third; \
                   jj abandon -r @-; echo 3 > three; jj status";
-    world.run(&project, "default", &format!("{jj}{script}")).ok();
+    world.run(&project, "default", &format!("{JJ}{script}")).ok();
     let look = "jj log --no-graph -r 'all()' -T 'description.first_line() ++ \"\\n\"'; jj undo; jj new -m 'on the host'; jj file list -r @-";
     let mut command = world.command("sh");
-    command.current_dir(&project).args(["-c", &format!("{jj}{look}; git fsck --no-dangling")]);
+    command.current_dir(&project).args(["-c", &format!("{JJ}{look}; git fsck --no-dangling")]);
     let seen = world.spawn(command).finish().ok();
     assert!(seen.stdout.starts_with("third\nfirst\nAdd README\n"), "{seen:?}");
 }
@@ -91,18 +82,10 @@ fn what_jj_did_inside_is_whole_for_the_jj_on_the_host() {
 #[test]
 fn what_jj_obeys_of_a_repository_of_its_own_cannot_be_changed_and_what_appears_is_named() {
     let world = World::new();
-    let project = world.project("p", "https://git.invalid/p");
-    let copied = Command::new("cp").arg("-r").arg(jj()).arg(project.join(".jj-program")).status();
-    assert!(copied.expect("cp runs").success());
-    world.write(
-        "p/.jj-config.toml",
-        "[user]\nname = \"Ada\"\nemail = \"ada@example.org\"\n[ui]\npaginate = \"never\"\n",
-    );
-    world.write("p/.git/info/exclude", ".jj-program\n.jj-config.toml\n");
-    let jj = "set -e; export JJ_CONFIG=$PWD/.jj-config.toml; jj() { $PWD/.jj-program/jj \"$@\"; }; ";
+    let project = with_jj(&world, PLAIN);
     let on_host = |script: &str| {
         let mut command = world.command("sh");
-        command.current_dir(&project).args(["-c", &format!("{jj}{script}")]);
+        command.current_dir(&project).args(["-c", &format!("{JJ}{script}")]);
         world.spawn(command).finish().ok()
     };
     on_host("jj git init --colocate");
@@ -111,7 +94,7 @@ fn what_jj_obeys_of_a_repository_of_its_own_cannot_be_changed_and_what_appears_i
     let attack = "(echo evil > .jj/repo/store/git_target) || echo kept; mv .jj/repo/store/git_target x || echo stays; \
                   for at in .jj .jj/repo .jj/repo/store; do python3 -c \"import os; os.rename('$at', 'y')\" 2>/dev/null || echo pinned; done; echo 'aliases = {}' > .jj/repo/config.toml";
     let work = "echo 1 > one; jj describe -m first; jj new -m second";
-    let ran = world.run(&project, "default", &format!("{jj}{work}; {attack}")).ok();
+    let ran = world.run(&project, "default", &format!("{JJ}{work}; {attack}")).ok();
     for held in ["kept\n", "stays\n", "pinned\npinned\npinned\n"] {
         assert!(ran.stdout.contains(held), "{held}: {ran:?}");
     }

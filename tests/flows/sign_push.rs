@@ -7,20 +7,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use keyhatch_tests::{HttpsServer, SshServer, SshVersion, World};
 use serde_json::Value;
 
-fn signing(world: &World, name: &str) -> PathBuf {
-    let path = world.path("home").join(name);
-    let mut keygen = world.command("ssh-keygen");
-    keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(&path);
-    assert!(keygen.status().expect("ssh-keygen runs").success());
-    path.with_extension("pub")
-}
-
-fn config(world: &World, settings: &[(&str, &str)]) {
-    for (name, value) in settings {
-        world.git(&world.home(), &["config", "--global", name, value]).ok();
-    }
-}
-
 fn fingerprint(world: &World, public: &std::path::Path) -> String {
     let out = world.command("ssh-keygen").arg("-lf").arg(public).output().expect("ssh-keygen runs");
     String::from_utf8_lossy(&out.stdout).split(' ').nth(1).expect("a fingerprint").to_owned()
@@ -36,8 +22,9 @@ fn commit<'v>(request: &'v Value, subject: &str) -> &'v Value {
 #[test]
 fn a_push_says_of_each_commit_whether_its_signature_is_ours_foreign_or_bad() {
     let (world, _server, _upstream, project) = World::behind_ssh();
-    let (ours, theirs) = (signing(&world, "ours"), signing(&world, "theirs"));
-    config(&world, &[("gpg.format", "ssh"), ("user.signingkey", &ours.display().to_string())]);
+    let (ours, theirs) =
+        (world.ssh_key("ours").with_extension("pub"), world.ssh_key("theirs").with_extension("pub"));
+    world.configure(&[("gpg.format", "ssh"), ("user.signingkey", &ours.display().to_string())]);
     let foreign = format!("user.signingkey={}", theirs.display());
     world.git(&project, &["-c", &foreign, "commit", "-qS", "--allow-empty", "-m", "theirs"]).ok();
     let script = "set -e; git commit -qS --allow-empty -m ours; git commit -q --allow-empty -m none; \
@@ -92,8 +79,9 @@ fn tag<'v>(request: &'v Value, name: &str) -> &'v Value {
 #[test]
 fn a_push_says_of_each_tag_whether_its_signature_is_ours_foreign_or_bad() {
     let (world, _server, upstream, project) = World::behind_ssh();
-    let (ours, theirs) = (signing(&world, "ours"), signing(&world, "theirs"));
-    config(&world, &[("gpg.format", "ssh"), ("user.signingkey", &ours.display().to_string())]);
+    let (ours, theirs) =
+        (world.ssh_key("ours").with_extension("pub"), world.ssh_key("theirs").with_extension("pub"));
+    world.configure(&[("gpg.format", "ssh"), ("user.signingkey", &ours.display().to_string())]);
     let foreign = format!("user.signingkey={}", theirs.display());
     world.git(&project, &["-c", &foreign, "tag", "-s", "-m", "Theirs", "theirs"]).ok();
     let script = "set -e; git tag -s -m 'Ours now' ours; git tag -a -m None none; git tag light; \
@@ -151,8 +139,8 @@ struct Checking {
 
 impl Checking {
     fn new(world: &World, upstream: PathBuf, project: PathBuf, slop: Option<&str>) -> Self {
-        let public = signing(world, "ours");
-        config(world, &[("gpg.format", "ssh"), ("user.signingkey", &public.display().to_string())]);
+        let public = world.ssh_key("ours").with_extension("pub");
+        world.configure(&[("gpg.format", "ssh"), ("user.signingkey", &public.display().to_string())]);
         let signers = format!("ada@example.org {}", std::fs::read_to_string(&public).expect("a key"));
         let signers = world.write("srv/allowed_signers", &signers).display().to_string();
         let nonces =

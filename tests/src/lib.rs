@@ -14,6 +14,7 @@ mod npm;
 mod ports;
 pub mod raw;
 mod session;
+mod signing;
 mod sshd;
 mod terminal;
 pub mod testnet;

@@ -148,6 +148,13 @@ impl World {
         std::os::unix::fs::symlink(git, self.path("bin/git")).expect("git can be linked");
     }
 
+    /// Whether no session has a git directory of its own any more: the last of it goes after its command has ended.
+    #[must_use]
+    pub fn no_session_is_left(&self) -> bool {
+        let directory = self.home().join(".local/state/keyhatch/gitdirs");
+        std::fs::read_dir(directory).is_ok_and(|mut left| left.next().is_none())
+    }
+
     /// Fails the test where a session left something behind in a project.
     ///
     /// # Panics
