@@ -59,6 +59,11 @@ pub(crate) fn start_if_wanted() {
 
 /// Starts the process that stays, unless one is there.
 fn start() -> Result<&'static str, String> {
+    if sockets::hatch().is_some() {
+        return Err(
+            "this sandbox has no sockets (tier C); git goes through the session's pipes by itself".to_owned()
+        );
+    }
     if is_there() {
         return Ok("it listens already on");
     }

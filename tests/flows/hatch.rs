@@ -68,7 +68,7 @@ fn without_any_socket_a_signed_commit_is_pushed_over_ssh_and_fetched_again() {
         &project,
         "python3 -c 'import socket; socket.socket(socket.AF_UNIX)' 2>&1 | tail -1; \
          git commit -qm 'by the agent' --allow-empty && git push origin main && git verify-commit HEAD \
-         && git fetch origin && git rev-parse origin/main; cat ~/id_signing; $KEYHATCH_HELPER status",
+         && git fetch origin && git rev-parse origin/main; cat ~/id_signing; $KEYHATCH_HELPER status; $KEYHATCH_HELPER forward || echo no forward",
     );
     assert!(ran.stdout.contains("PermissionError"), "not one socket: {ran:#?}");
     assert!(ran.stderr.contains("Good \"git\" signature for ada@example.org"), "{ran:#?}");
@@ -77,6 +77,7 @@ fn without_any_socket_a_signed_commit_is_pushed_over_ssh_and_fetched_again() {
     let secret = std::fs::read_to_string(key).expect("the key");
     assert!(!ran.all().contains(secret.lines().nth(2).expect("a line")), "{ran:#?}");
     assert!(ran.stdout.contains("git's front end: through the pipes in "), "{ran:#?}");
+    assert!(ran.stdout.contains("no forward") && ran.stderr.contains("has no sockets (tier C)"), "{ran:#?}");
     for event in ["signed", "push-sending", "push-sent"] {
         assert!(world.events().iter().any(|one| one == event), "{event}: {:?}", world.events());
     }

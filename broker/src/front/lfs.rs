@@ -80,7 +80,10 @@ async fn batch(front: Front, remote: Remote, request: Request) -> Response {
     }
     let most = front.session.policy.limits().pack_bytes;
     if batch.objects.iter().any(|file| file.size > most) {
-        return no(&format!("a file is larger than the policy's limit of {most} bytes"));
+        return no(&format!(
+            "a file is larger than `pack` in the policy's [limits], {most} bytes: the user can raise it for a new session, or get the \
+             file on the host: git lfs fetch"
+        ));
     }
     let upstream = match upstream(&front, &remote).await {
         Ok(upstream) => upstream,

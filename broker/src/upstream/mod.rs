@@ -132,7 +132,9 @@ pub enum UpstreamError {
         authority: String,
     },
     /// It sends us for a large file where nobody sends us.
-    #[error("{authority} has its large files at a place that is not reached from here: {why}")]
+    #[error(
+        "{authority} has its large files at a place that is not reached from here: {why}; the user gets them on the host: git lfs fetch"
+    )]
     Elsewhere {
         /// Who.
         authority: String,
