@@ -49,7 +49,7 @@ fn main() {
             "{:<34} later by {:.1} ms, the fastest of each by {:.1} ms  (aim: at most {AIM:.0}); broker's processor time {:.1} ms, nearly empty {:.1} ms",
             "",
             milliseconds(mine.median()) - milliseconds(theirs.median()),
-            milliseconds(mine.least()) - milliseconds(theirs.least()),
+            milliseconds(mine.shortest()) - milliseconds(theirs.shortest()),
             milliseconds(subject.processor.0 / subject.processor.1),
             milliseconds(empty.processor.0 / empty.processor.1),
         );

@@ -10,6 +10,7 @@ mod docker;
 mod https;
 mod image;
 pub mod measure;
+mod mutant;
 mod npm;
 mod ports;
 pub mod raw;

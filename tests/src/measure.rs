@@ -34,15 +34,6 @@ impl Times {
     /// # Panics
     /// When nothing was measured.
     #[must_use]
-    pub fn least(&self) -> Duration {
-        *self.0.iter().min().expect("something was measured")
-    }
-
-    /// The shortest one.
-    ///
-    /// # Panics
-    /// When nothing was measured.
-    #[must_use]
     pub fn shortest(&self) -> Duration {
         self.0.iter().min().copied().expect("something was measured")
     }
