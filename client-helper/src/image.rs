@@ -8,15 +8,28 @@ use std::process::{Command, ExitCode};
 /// What a shell exits with for a command that is not there.
 const NOT_FOUND: u8 = 127;
 
-/// Becomes the image's program of this name.
+/// Becomes the image's program of this name, which verifies signatures there.
 pub(crate) fn become_program(name: &str, arguments: &[OsString]) -> ExitCode {
-    let Some(program) = find(name) else {
+    if !has(name) {
         eprintln!("keyhatch: {name} is not installed in this image, and only signing is done on the host");
         eprintln!("hint: install it in the image to verify signatures there");
         return ExitCode::from(NOT_FOUND);
+    }
+    become_program_with(name, arguments, [])
+}
+
+/// Becomes the image's program of this name, with these variables beside its own.
+pub(crate) fn become_program_with(
+    name: &str,
+    arguments: &[OsString],
+    variables: impl IntoIterator<Item = (&'static str, PathBuf)>,
+) -> ExitCode {
+    let Some(program) = find(name) else {
+        eprintln!("keyhatch: {name} is not installed here");
+        return ExitCode::from(NOT_FOUND);
     };
     // Only an error returns.
-    let error = Command::new(&program).args(arguments).exec();
+    let error = Command::new(&program).args(arguments).envs(variables).exec();
     eprintln!("keyhatch: cannot run {}: {error}", program.display());
     ExitCode::from(NOT_FOUND)
 }

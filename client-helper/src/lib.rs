@@ -8,10 +8,12 @@ mod allowed_signers;
 mod broker;
 mod credential;
 mod forward;
+mod git;
 mod gpg;
 mod hatch;
 mod http;
 mod image;
+mod lfs;
 mod sockets;
 mod ssh;
 mod ssh_keygen;
@@ -39,16 +41,18 @@ pub fn main(
     let name = Path::new(&called).file_name().map(|name| name.to_string_lossy().into_owned());
     let role = match name.as_deref() {
         Some("git-credential-keyhatch") => Some("credential".to_owned()),
-        Some(role @ ("ssh" | "ssh-keygen" | "gpg" | "gpgsm")) => Some(role.to_owned()),
+        Some(role @ ("git" | "ssh" | "ssh-keygen" | "gpg" | "gpgsm")) => Some(role.to_owned()),
         _ => arguments.next().map(|role| role.to_string_lossy().into_owned()),
     };
     let rest: Vec<OsString> = arguments.collect();
     match role.as_deref() {
         Some("credential") => credential::answer(&rest, input, output),
+        Some("git") => git::answer(&rest),
         Some("ssh") => ssh::answer(&rest, input, output),
         Some("ssh-keygen") => ssh_keygen::answer(&rest, input, output),
         Some("gpg") => gpg::answer(SignatureFormat::OpenPgp, &rest, input, output),
         Some("gpgsm") => gpg::answer(SignatureFormat::X509, &rest, input, output),
+        Some("lfs") => lfs::answer(input, output),
         Some("forward") => forward::answer(&rest, output),
         Some("status") => status::answer(output),
         Some("--version") => say(output, &format!("keyhatch-helper {}\n", env!("CARGO_PKG_VERSION"))),
@@ -68,6 +72,8 @@ usage: keyhatch-helper credential get|store|erase   git's credential protocol: s
        keyhatch-helper ssh-keygen -Y sign …         git's ssh signatures, made on the host
        keyhatch-helper ssh-keygen -Y verify …       the same looked at, where the image has no ssh-keygen
        keyhatch-helper gpg|gpgsm -bsau KEY …        git's OpenPGP and X.509 signatures, made on the host
+       keyhatch-helper git …                        git, led to the session's git directory where none can be mounted
+       keyhatch-helper lfs                          git-lfs's transfers, where it reaches nothing by HTTP
        keyhatch-helper forward                      the session on 127.0.0.1:8417, for tools that run no ssh
        keyhatch-helper status                       what this session may do, and what of it is reached from here
        keyhatch-helper --version | --help

@@ -1,6 +1,7 @@
 //! `keyhatch-helper status`: what this session may do, for an agent to read, and what of it can be reached from here.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::process::ExitCode;
 
 use keyhatch_protocol::message::{SessionReply, SessionRequest, VERSION};
@@ -24,7 +25,9 @@ fn reached() -> String {
     let reached = sockets::connect(sockets::HTTP).map(|_| ()).map_err(|error| error.to_string());
     if let Some(hatch) = sockets::hatch() {
         let how = reached.err().unwrap_or_else(|| format!("through the pipes in {}", hatch.display()));
-        return format!("git's front end: {how}; this sandbox has no sockets, nor has anything else in it");
+        return format!(
+            "git's front end: {how}; this sandbox has no sockets, nor has anything else in it: no network that the policy opens, no ssh-agent"
+        );
     }
     let front_end = match reached {
         Ok(()) => sockets::directory().join(sockets::HTTP).display().to_string(),
@@ -32,6 +35,8 @@ fn reached() -> String {
     };
     let loopback = if forward::is_there() {
         format!("http://{}/", forward::ADDRESS)
+    } else if has_no_network() {
+        "this sandbox has no internet sockets, and no network that the policy opens".to_owned()
     } else {
         format!(
             "nobody on {}: keyhatch-helper forward listens there for tools that run no ssh",
@@ -39,6 +44,11 @@ fn reached() -> String {
         )
     };
     format!("git's front end: {front_end}; {loopback}")
+}
+
+/// Whether not even a socket of this process's own loopback is to be had: a filter's answer, and no network's.
+fn has_no_network() -> bool {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 fn failed(error: &AskError) -> ExitCode {

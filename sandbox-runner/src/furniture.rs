@@ -7,6 +7,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use keyhatch_policies::rules::{Mount, SandboxRules};
+use keyhatch_protocol::message::HELPER_INSIDE;
+use keyhatch_protocol::message::git_directories::{self, GIT_DIRECTORIES_VARIABLE, Replaced};
 
 use crate::error::{RunError, at};
 use crate::ruleset::{Grant, May, devices};
@@ -49,10 +51,13 @@ pub(crate) fn prepare(given: &SandboxRules) -> Result<Furniture, RunError> {
         };
     }
     rules.env.insert("TMPDIR".into(), tmp.to_string_lossy().into_owned());
-    if let Some((directory, tree)) = own_git_directory(given) {
-        borrow(directory, &names)?;
-        rules.env.insert("GIT_DIR".into(), directory.to_string_lossy().into_owned());
-        rules.env.insert("GIT_WORK_TREE".into(), tree.to_string_lossy().into_owned());
+    let own = own_git_directories(given);
+    own.iter().try_for_each(|replaced| borrow(&replaced.own, &names))?;
+    rules.env.insert(GIT_DIRECTORIES_VARIABLE.into(), git_directories::written(&own));
+    if let Some(programs) = programs(given)? {
+        // Not the host's directory that the helper is below in a root of its own.
+        let path = rules.env.get("PATH").map_or("", String::as_str).trim_end_matches(":/run");
+        rules.env.insert("PATH".into(), format!("{}:{path}", programs.display()));
     }
     let mut notes = vec![format!("temporary files are in {}; /tmp is out of reach", tmp.display())];
     let grants = grants(given, &mut notes);
@@ -151,12 +156,27 @@ fn renamed(text: &str, names: &[(String, String)]) -> String {
     done + rest
 }
 
-/// The session's own git directory, which would be mounted over the project's: git takes it by name too.
-fn own_git_directory(rules: &SandboxRules) -> Option<(&Path, &Path)> {
-    let over =
-        |mount: &&Mount| !mount.read_only && mount.source != mount.target && mount.target.ends_with(".git");
-    let mount = rules.mounts.iter().find(over)?;
-    Some((&mount.source, mount.target.parent()?))
+/// The session's own git directories, which would be mounted over the host's: git is led to them by name.
+fn own_git_directories(rules: &SandboxRules) -> Vec<Replaced> {
+    let over = |mount: &&Mount| {
+        !mount.read_only && mount.source != mount.target && !mount.target.starts_with("/run")
+    };
+    let replaced = |mount: &Mount| Replaced { host: mount.target.clone(), own: mount.source.clone() };
+    rules.mounts.iter().filter(over).map(replaced).collect()
+}
+
+/// Makes the directory of programs that come before the system's: the helper by its name, and as git, which finds the session's git
+/// directories where nothing is mounted. None in a container, where the helper is at its place and they are mounted.
+fn programs(rules: &SandboxRules) -> Result<Option<PathBuf>, RunError> {
+    let mount = rules.mounts.iter().find(|mount| mount.target == Path::new(HELPER_INSIDE));
+    let Some(helper) = mount.map(|mount| &mount.source) else { return Ok(None) };
+    let programs = rules.fallback.join("bin");
+    make(&programs)?;
+    for name in ["git", "keyhatch-helper"] {
+        let link = programs.join(name);
+        std::os::unix::fs::symlink(helper, &link).map_err(at("make", link.display().to_string()))?;
+    }
+    Ok(Some(programs))
 }
 
 fn grants(rules: &SandboxRules, notes: &mut Vec<String>) -> Vec<Grant> {
@@ -175,7 +195,7 @@ fn grants(rules: &SandboxRules, notes: &mut Vec<String>) -> Vec<Grant> {
     }
     // Beside these is the hatch, in which nothing but pipes can be made.
     grants.extend(["home", "tmp"].map(|name| grant(&rules.fallback.join(name), May::Write)));
-    grants.push(grant(&rules.fallback.join("files"), May::Read));
+    grants.extend(["files", "bin"].map(|name| grant(&rules.fallback.join(name), May::Read)));
     grants.extend(rules.home_source.iter().map(|home| grant(home, May::Write)));
     for mount in &rules.mounts {
         let masks: Vec<&Mount> = rules

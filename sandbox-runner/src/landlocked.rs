@@ -8,7 +8,7 @@ use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_policies::rules::{NetworkInside, SandboxRules};
 use keyhatch_protocol::message::SOCKETS_INSIDE;
 use keyhatch_protocol::message::hatch::HATCH_VARIABLE;
 use rustix::process::{Pid, Signal, WaitOptions, getppid, wait};
@@ -22,6 +22,11 @@ use crate::supervise::{Ended, announce, die_with_parent, reap_while};
 use crate::sys::{self, Forked};
 use crate::tier::{Chosen, Tier};
 use crate::{command, furniture, keyring, limits, network, privileges, terminal};
+
+/// What names the session's ssh-agent, ssh(1).
+const SSH_AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
+/// The front end's and the one for names.
+const SOCKETS_OF_EVERY_SESSION: usize = 2;
 
 /// Confines the command and waits for it.
 pub(crate) fn run(
@@ -37,6 +42,9 @@ pub(crate) fn run(
         announce(rules, line);
     }
     let (mut rules, mut grants) = (furniture.rules, furniture.grants);
+    for line in out_of_reach(&mut rules, chosen) {
+        announce(&rules, line);
+    }
     let hatch = if chosen.tier == Tier::C { hatch(&rules)? } else { None };
     if let Some(hatch) = &hatch {
         rules.env.insert(HATCH_VARIABLE.into(), hatch.directory().to_string_lossy().into_owned());
@@ -107,6 +115,33 @@ fn said_at_start(chosen: &Chosen) -> String {
         // A container is its owner's to change; what the machine lacks, its user can look up there.
         if chosen.in_container { "" } else { "; keyhatch doctor says how to get tier A" }
     )
+}
+
+/// What the policy gives and nothing inside can have. A variable that names a socket nobody can make is taken away.
+fn out_of_reach(rules: &mut SandboxRules, chosen: &Chosen) -> Vec<&'static str> {
+    let mut lines = Vec::new();
+    // In a container the network is not ours, and its own notes say so.
+    if opens_more_than_git(&rules.network) && !chosen.in_container {
+        lines.push(
+            "what the policy's [network] opens is out of reach: without namespaces nothing inside has an internet socket, an agent that \
+             calls its model neither",
+        );
+    }
+    if chosen.tier == Tier::C && rules.env.remove(SSH_AGENT_VARIABLE).is_some() {
+        lines.push(
+            "the session's ssh-agent is out of reach: it is spoken to over a local socket, and nothing inside has one; what git does over \
+             ssh needs none",
+        );
+    }
+    lines
+}
+
+/// Whether a policy opens a network: every session has a front end for git and an answer to questions for names.
+fn opens_more_than_git(network: &NetworkInside) -> bool {
+    match network {
+        NetworkInside::Host => true,
+        NetworkInside::Own { sockets } => sockets.len() > SOCKETS_OF_EVERY_SESSION,
+    }
 }
 
 /// Refuses to go on where the supervisor died before its death was watched.

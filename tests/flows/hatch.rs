@@ -1,11 +1,14 @@
 //! Tier C: no namespaces, and a Landlock that cannot tell sockets apart, so that the command has none. git goes through the
 //! session's hatch, and whatever the command does to the hatch hurts itself alone.
 //!
-//! Real on every kernel with a Landlock of ABI 6 to 8; on a newer one these sessions would be tier B, and the tests say so.
+//! Real on every kernel with a Landlock of ABI 6 to 8; on a newer one the runner's test switch caps it at 8.
 
 use std::path::{Path, PathBuf};
 
-use keyhatch_tests::{Finished, HttpsServer, World};
+use keyhatch_tests::{Finished, HttpsServer, Running, World};
+
+/// The newest Landlock that cannot tell local sockets apart.
+const NEWEST: u64 = 8;
 
 /// A directory below which files can be made: the project's top holds what is protected.
 fn make_room(world: &World, project: &Path) {
@@ -13,15 +16,22 @@ fn make_room(world: &World, project: &Path) {
     world.user.owns(&project.join("src"));
 }
 
+fn start(world: &World, project: &Path, policy: &str, script: &str) -> Running {
+    if world.landlock() > NEWEST {
+        world.switch(&format!("abi {NEWEST}"));
+    }
+    world.start_unnamespaced(project, policy, script)
+}
+
 /// Ran, in the tier that this suite is about.
 #[track_caller]
 fn in_tier_c(ran: Finished) -> Finished {
-    assert!(ran.stderr.contains("keyhatch: tier C: "), "this suite is about Landlock's ABI 6 to 8: {ran:#?}");
+    assert!(ran.stderr.contains("keyhatch: tier C: "), "{ran:#?}");
     ran
 }
 
 fn run(world: &World, project: &Path, script: &str) -> Finished {
-    in_tier_c(world.run_unnamespaced(project, "allow", script))
+    in_tier_c(start(world, project, "allow", script).finish())
 }
 
 /// The same with a Python script, which knows the hatch: `door`, `calls`, and `status()`, which must be answered.
@@ -97,11 +107,67 @@ fn without_any_socket_a_large_push_reaches_an_https_upstream_with_the_hosts_logi
         &world,
         &project,
         "head -c 8000000 /dev/urandom > src/large && git add src && git commit -qm large && git push origin main \
-         && url=$(git remote get-url origin) && env -u GIT_DIR -u GIT_WORK_TREE git clone -q \"$url\" src/again && cmp src/large src/again/src/large && echo the same",
+         && url=$(git remote get-url origin) && git clone -q \"$url\" src/again && cmp src/large src/again/src/large && echo the same",
     );
     assert!(ran.stdout.contains("the same"), "{ran:#?}");
     assert_eq!(world.tip(&upstream, "main"), world.tip(&project, "main"), "{ran:#?}");
     assert!(!ran.all().contains(HttpsServer::PASSWORD), "{ran:#?}");
+}
+
+#[test]
+fn git_finds_the_projects_repository_and_each_other_one_where_it_is() {
+    let (world, project) = plain();
+    make_room(&world, &project);
+    world.make_directory("p/other");
+    let nested = world.project("p/other/nested", "https://git.invalid/nested");
+    world.commit(&project, "kept", "kept\n");
+    let script = "git rev-parse --show-toplevel; cd src; git log --format=%s -1; git init -q -b main made; cd made; \
+         git rev-parse --show-toplevel; git commit -q --allow-empty -m made; git log --format=%s; cd ../../other/nested; \
+         git rev-parse --show-toplevel; git commit -q --allow-empty -m inside; cd ../../src; \
+         git worktree add -q tree; git -C tree rev-parse --show-toplevel; git -C tree commit -q --allow-empty -m linked; \
+         git clone -q made cloned; git -C cloned log --format=%s; cd /; git rev-parse || true; \
+         git -C $OLDPWD log --format=%s -1; git --git-dir=$OLDPWD/made/.git log --format=%s; $KEYHATCH_HELPER git -C $OLDPWD log --format=%s -1";
+    let ran = run(&world, &project, script);
+    let at = |below: &str| project.join(below).display().to_string();
+    let expected = [
+        &at("").trim_end_matches('/').to_owned(),
+        "Add kept",
+        &at("src/made"),
+        "made",
+        &at("other/nested"),
+        &at("src/tree"),
+        "made",
+        "Add kept",
+        "made",
+        "Add kept",
+    ];
+    assert_eq!(ran.stdout.lines().collect::<Vec<_>>(), expected, "{ran:#?}");
+    assert_eq!(ran.stderr.matches("not a git repository").count(), 1, "{ran:#?}");
+    // What was committed in each is on the host.
+    let subject =
+        |repository: &Path, name: &str| world.git(repository, &["log", "--format=%s", "-1", name]).stdout;
+    assert_eq!(subject(&nested, "main"), "inside\n", "{ran:#?}");
+    assert_eq!(subject(&project, "tree"), "linked\n", "{ran:#?}");
+    assert_eq!(subject(&project, "main"), "Add kept\n", "{ran:#?}");
+}
+
+#[test]
+fn what_the_policy_gives_and_nothing_inside_can_have_is_said_at_the_start() {
+    let (world, project) = plain();
+    let network = "what the policy's [network] opens is out of reach";
+    let ran = run(&world, &project, "true").ok();
+    assert!(!ran.stderr.contains(network) && !ran.stderr.contains("ssh-agent"), "{ran:#?}");
+    world.policy(
+        "wants",
+        "name = \"wants\"\ndescription = \"a test\"\n[network]\nallow = [{ to = \"api.example.org:443\", reason = \"a test\" }]\n\
+         [ssh_agent]\nkeys = [\"login\"]\nhosts = [\"git.example.org\"]\n",
+    );
+    let script = "echo agent=$SSH_AUTH_SOCK; keyhatch-helper status";
+    let ran = in_tier_c(start(&world, &project, "wants", script).finish()).ok();
+    assert!(ran.stderr.contains(network), "{ran:#?}");
+    assert!(ran.stderr.contains("the session's ssh-agent is out of reach"), "{ran:#?}");
+    assert!(ran.stdout.contains("agent=\n"), "{ran:#?}");
+    assert!(ran.stdout.contains("no network that the policy opens, no ssh-agent"), "{ran:#?}");
 }
 
 #[test]
@@ -123,7 +189,7 @@ fn a_push_that_waits_is_withdrawn_when_its_client_goes_and_goes_through_when_tri
     let script = "git push origin main & push=$!; until [ -e src/go ]; do sleep 0.1; done; kill $push; wait; \
         until [ -e src/again ]; do sleep 0.1; done; git push origin main";
     make_room(&world, &project);
-    let session = world.start_unnamespaced(&project, "default", script);
+    let session = start(&world, &project, "default", script);
     let id = world.pending_id();
     world.write("p/src/go", "");
     world.wait_until("the push is withdrawn", || world.pending()["withdrawn"] == true);

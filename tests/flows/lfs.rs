@@ -73,11 +73,36 @@ fn a_container_that_keyhatch_did_not_make_has_its_large_files_too() {
     let lfs = [(PathBuf::from("/usr/bin/git-lfs"), "/tmp/git-lfs".to_owned(), true)];
     let mut container = Container::new(Image::Bookworm, &[&session.mounts[..], &lfs].concat(), &session.env);
     let script = format!("export PATH=/tmp:$PATH; {}", stage.clone());
-    let refused = container.runc(&stage.world, &script).fails();
-    assert!(refused.stderr.contains("keyhatch-helper forward puts it there"), "{refused:?}");
-    container.env.push(("KEYHATCH_FORWARD".into(), "1".into()));
     let ran = container.runc(&stage.world, &script);
     assert!(ran.stdout.contains(&format!("{}  c/a.bin", stage.large)), "{ran:?}");
+    no_secret(&ran.all());
+    // One that is too old to be told who carries files asks over ssh for a place to go.
+    let without = "sed '/^\\[lfs /,+1d' /run/keyhatch/gitconfig >/tmp/older; export GIT_CONFIG_SYSTEM=/tmp/older PATH=/tmp:$PATH; unset GIT_CONFIG_PARAMETERS";
+    let older = format!("{without}; {}", stage.clone());
+    let refused = container.runc(&stage.world, &older).fails();
+    assert!(refused.stderr.contains("keyhatch-helper forward puts it there"), "{refused:?}");
+    container.env.push(("KEYHATCH_FORWARD".into(), "1".into()));
+    let ran = container.runc(&stage.world, &older);
+    assert!(ran.stdout.contains(&format!("{}  c/a.bin", stage.large)), "{ran:?}");
+    no_secret(&ran.all());
+}
+
+#[test]
+fn without_namespaces_large_files_come_by_the_sessions_own_way_and_none_is_sent() {
+    let stage = Stage::new("https://127.0.0.1:1");
+    std::fs::create_dir(stage.project.join("src")).expect("a directory");
+    stage.world.user.owns(&stage.project.join("src"));
+    let script = format!(
+        "python3 -c 'import socket; socket.socket()' 2>&1 | tail -1; git lfs install --skip-repo; cd $TMPDIR; \
+         git clone -q {} c && sha256sum c/a.bin; cd - >/dev/null; git lfs install --local; \
+         head -c 100000 /dev/urandom >src/b.bin; git add src; git commit -qm more; git push origin main || echo not pushed",
+        stage.https.url("r.git")
+    );
+    let ran = stage.world.run_unnamespaced(&stage.project, "allow", &script);
+    assert!(ran.stdout.contains("PermissionError"), "no internet socket: {ran:?}");
+    assert!(ran.stdout.contains(&format!("{}  c/a.bin", stage.large)), "{ran:?}");
+    let said = "keyhatch: git-lfs does not send files from here yet";
+    assert!(ran.stdout.contains("not pushed") && ran.stderr.contains(said), "{ran:?}");
     no_secret(&ran.all());
 }
 

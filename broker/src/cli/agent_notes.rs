@@ -4,8 +4,8 @@
 pub(super) const TEXT: &str = "\
 ## Working inside keyhatch
 
-This project is worked on inside a keyhatch sandbox: `KEYHATCH_SESSION` is set there, and `$KEYHATCH_HELPER status` (in
-a container `/run/keyhatch/keyhatch-helper status`) says in ten lines what is allowed, what is asked and what is denied.
+This project is worked on inside a keyhatch sandbox: `KEYHATCH_SESSION` is set there, and `keyhatch-helper status` (in a
+container `/run/keyhatch/keyhatch-helper status`) says in ten lines what is allowed, what is asked and what is denied.
 There are no keys, tokens or ssh-agents inside, and none are needed: use git as usual. `git push` and whatever else is
 asked for stays open while a person looks at exactly what would be pushed and decides; this can take minutes. Wait for
 it. If your tool cuts the command off, run the very same command again: an approval that came meanwhile counts for it.

@@ -6,17 +6,15 @@ use std::path::{Path, PathBuf};
 
 use keyhatch_policies::Policy;
 use keyhatch_policies::rules::{FileInside, Mount, Observe, SandboxRules};
-use keyhatch_protocol::message::{SOCKETS_INSIDE, SOCKETS_VARIABLE};
+use keyhatch_protocol::message::{HELPER_INSIDE, SOCKETS_INSIDE, SOCKETS_VARIABLE};
 
 use super::Failure;
 use crate::control::OpenedSession;
 use crate::inside::Inside;
 use crate::inside::system::{KEPT, SYSTEM, limits};
 
-/// Where programs are looked for inside.
-const PATH_INSIDE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Where the helper is inside.
-const HELPER_INSIDE: &str = "/run/keyhatch-helper";
+/// Where programs are looked for inside. In `/run` there is one: the helper.
+const PATH_INSIDE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run";
 /// What one run is made of.
 #[derive(Debug)]
 pub(super) struct Plan<'p> {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use keyhatch_policies::{Policy, Project, brokered};
+use keyhatch_protocol::message::{BRIDGE_BASE, BRIDGE_HOST, HELPER_INSIDE};
 
 /// One `key = value` of a git configuration, as `git config --list -z` prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,12 +119,12 @@ pub fn is_harmless_preference(setting: &Setting) -> bool {
 /// The system configuration of a sandbox: the user's harmless preferences, and the front end, by its address.
 #[must_use]
 pub fn inside(policy: &Policy, project: &Project, preferences: &[Setting], front_end: &str) -> String {
-    render(&[preferences, &brokering(policy, project, front_end, "/run/keyhatch-helper ssh")].concat())
+    render(&[preferences, &brokering(policy, project, front_end, HELPER_INSIDE)].concat())
 }
 
 /// The settings that lead git to the front end, by its address, for every brokered authority, and to the helper for the rest.
 #[must_use]
-pub fn brokering(policy: &Policy, project: &Project, front_end: &str, ssh: &str) -> Vec<Setting> {
+pub fn brokering(policy: &Policy, project: &Project, front_end: &str, helper: &str) -> Vec<Setting> {
     let mut settings = Vec::new();
     let mut set = |key: String, value: &str| settings.push(Setting { key, value: value.to_owned() });
     let rewrites: BTreeSet<(String, String)> =
@@ -141,8 +142,14 @@ pub fn brokering(policy: &Policy, project: &Project, front_end: &str, ssh: &str)
     // Whose files these are the host's git has judged; inside, every other owner looks like nobody.
     set("safe.directory".into(), "*");
     set("credential.helper".into(), "");
-    set("core.sshcommand".into(), ssh);
+    set("core.sshcommand".into(), &format!("{helper} ssh"));
     set("ssh.variant".into(), "ssh");
+    if front_end == BRIDGE_BASE {
+        // git-lfs takes an ssh server to speak HTTP too, and asks for these by that address.
+        set(format!("lfs.https://{BRIDGE_HOST}/.standalonetransferagent"), "keyhatch");
+        set("lfs.customtransfer.keyhatch.path".into(), helper);
+        set("lfs.customtransfer.keyhatch.args".into(), "lfs");
+    }
     settings
 }
 

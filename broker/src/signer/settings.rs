@@ -3,6 +3,7 @@
 use keyhatch_policies::Policy;
 use keyhatch_policies::rules::FileInside;
 use keyhatch_protocol::Identity;
+use keyhatch_protocol::message::HELPER_INSIDE;
 
 use super::ssh::{self, SshKey};
 use super::{Signing, gpg};
@@ -41,7 +42,7 @@ pub struct Inside {
 
 /// The links that a session's directory of sockets holds: name and target inside.
 pub fn links() -> impl Iterator<Item = (&'static str, &'static str)> {
-    ROLES.into_iter().map(|role| (role, "/run/keyhatch-helper"))
+    ROLES.into_iter().map(|role| (role, HELPER_INSIDE))
 }
 
 /// Who the user is, by settings in git's order.

@@ -1,5 +1,6 @@
 //! Messages on a session's `broker.sock`: one request, one reply, then frames where the reply says so.
 
+pub mod git_directories;
 pub mod hatch;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,9 @@ use crate::SignatureFormat;
 
 /// Where a session's sockets are, in a sandbox that keyhatch made.
 pub const SOCKETS_INSIDE: &str = "/run/keyhatch";
+
+/// Where the helper is in such a sandbox.
+pub const HELPER_INSIDE: &str = "/run/keyhatch-helper";
 
 /// The variable that names that directory where it has another name.
 pub const SOCKETS_VARIABLE: &str = "KEYHATCH_SOCKETS";

@@ -235,7 +235,7 @@ fn write_files(content: Content<'_>, inside: &str) -> io::Result<()> {
         }
     }
     let place = |front_end: &str| {
-        let helper = format!("{inside}/{HELPER} ssh");
+        let helper = format!("{inside}/{HELPER}");
         let mut settings = git_config::brokering(policy, project, front_end, &helper);
         let helper = format!("{inside}/{}", ROLES[0]);
         settings.push(Setting { key: "credential.helper".into(), value: helper });
