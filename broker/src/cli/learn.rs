@@ -26,8 +26,41 @@ struct Wanted {
     show: BTreeSet<String>,
     /// Hosts with ports.
     hosts: BTreeSet<String>,
-    /// Whether git went through the hatch.
-    git: bool,
+    /// What git did through the hatch.
+    git: BTreeSet<Service>,
+}
+
+/// What a rule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Service {
+    Fetch,
+    Push,
+}
+
+impl Service {
+    const ALL: [Self; 2] = [Self::Fetch, Self::Push];
+
+    /// The one of an event in a report.
+    fn of_event(event: &str) -> Option<Self> {
+        match event.split_once('-')?.0 {
+            "fetch" => Some(Self::Fetch),
+            "push" => Some(Self::Push),
+            _ => None,
+        }
+    }
+
+    /// Its rule: what leaves is asked for.
+    const fn rule(self) -> &'static str {
+        match self {
+            Self::Fetch => {
+                "\n[[fetch]]\nname     = \"own remotes\"\nremote   = \"{remotes}\"\ndecision = \"allow\"\nreason   = \"learned\"\n"
+            }
+            Self::Push => {
+                "\n[[push]]\nname     = \"own remotes\"\nremote   = \"{remotes}\"\nupdates  = [\"create\", \"fast-forward\"]\n\
+                 decision = \"ask\"\nreason   = \"learned\"\n"
+            }
+        }
+    }
 }
 
 pub(super) fn learn(args: &Learn) -> Result<ExitCode, Failure> {
@@ -37,7 +70,7 @@ pub(super) fn learn(args: &Learn) -> Result<ExitCode, Failure> {
     let mut wanted = Wanted::default();
     let mut code = ExitCode::SUCCESS;
     for round in 1..=ROUNDS {
-        write(&candidate, &wanted.policy())?;
+        write(&candidate, &wanted.for_a_round())?;
         eprintln!("keyhatch: learning, round {round}");
         let asked = Run {
             project: args.project.clone(),
@@ -58,8 +91,8 @@ pub(super) fn learn(args: &Learn) -> Result<ExitCode, Failure> {
         }
     }
     match &args.output {
-        Some(file) => write(file, &wanted.policy())?,
-        None => print(&wanted.policy())?,
+        Some(file) => write(file, &wanted.learned())?,
+        None => print(&wanted.learned())?,
     }
     Ok(code)
 }
@@ -89,7 +122,10 @@ impl Wanted {
                     self.hosts
                         .extend(refused.map(|(name, _)| name.clone()).filter(|name| name.contains(':')));
                 }
-                "git" => self.git = true,
+                "git" => {
+                    let events = section.data.as_object().into_iter().flatten();
+                    self.git.extend(events.filter_map(|(event, _)| Service::of_event(event)));
+                }
                 _ => {}
             }
         }
@@ -105,25 +141,35 @@ impl Wanted {
         }
     }
 
-    fn policy(&self) -> String {
+    /// What a round runs with. The hatch asks before anything leaves, and a learning run is watched: it is open while it is
+    /// not known what git needs.
+    fn for_a_round(&self) -> String {
+        self.policy(Service::ALL, true)
+    }
+
+    /// What was needed, and no more.
+    fn learned(&self) -> String {
+        self.policy(self.git.iter().copied(), !self.hosts.is_empty())
+    }
+
+    fn policy(&self, services: impl IntoIterator<Item = Service>, proxy: bool) -> String {
         let list = |values: &BTreeSet<String>| {
             values.iter().map(|value| format!("{value:?}")).collect::<Vec<_>>().join(", ")
         };
         let mut text = "name        = \"learned\"\ndescription = \"What one command needed: read it before you keep it.\"\n".to_owned();
-        // The hatch asks before anything leaves, and a learning run is watched: it is open while it is not known.
-        let rules = [("fetch", "", "allow"), ("push", "updates  = [\"create\", \"fast-forward\"]\n", "ask")];
-        for (service, more, decision) in rules {
-            text.push_str(&format!(
-                "\n[[{service}]]\nname     = \"own remotes\"\nremote   = \"{{remotes}}\"\n{more}decision = \"{decision}\"\nreason   = \"learned\"\n"
-            ));
+        if !proxy {
+            text.push_str("network     = \"none\"\n");
         }
+        services.into_iter().for_each(|service| text.push_str(service.rule()));
         text.push_str("\n[sandbox]\n");
         text.push_str(&format!("tools = [{}]\n", list(&self.tools)));
         if !self.show.is_empty() {
             text.push_str("# Shown although it looks like a secret.\n");
             text.push_str(&format!("show  = [{}]\n", list(&self.show)));
         }
-        text.push_str(&format!("\n[network]\nmode  = \"allow\"\nallow = [{}]\n", list(&self.hosts)));
+        if proxy {
+            text.push_str(&format!("\n[network]\nmode  = \"allow\"\nallow = [{}]\n", list(&self.hosts)));
+        }
         text
     }
 }
@@ -137,11 +183,16 @@ mod tests {
     #[test]
     fn what_is_written_is_a_policy() {
         let mut wanted = Wanted::default();
-        Policy::parse(&wanted.policy(), "learned").unwrap_or_else(|error| panic!("{error}"));
+        Policy::parse(&wanted.for_a_round(), "learned").unwrap_or_else(|error| panic!("{error}"));
+        let least = Policy::parse(&wanted.learned(), "learned").unwrap_or_else(|error| panic!("{error}"));
+        assert!(!wanted.learned().contains("remotes") && least.network().allow.is_empty());
         wanted.add_line("[sandbox] tools = [\"~/.cargo\"]");
         wanted.add_line("[sandbox] show = [\".env\"]");
         wanted.hosts.insert("api.example.org:443".into());
-        let policy = Policy::parse(&wanted.policy(), "learned").unwrap_or_else(|error| panic!("{error}"));
+        wanted.git.extend(["fetch-allowed", "signed"].into_iter().filter_map(Service::of_event));
+        let text = wanted.learned();
+        let policy = Policy::parse(&text, "learned").unwrap_or_else(|error| panic!("{error}"));
+        assert!(text.contains("[[fetch]]") && !text.contains("[[push]]"), "{text}");
         assert_eq!(policy.sandbox().tools, [".cargo"]);
         assert!(!policy.sandbox().hide.hides(".env"));
     }
