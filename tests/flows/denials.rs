@@ -46,6 +46,39 @@ fn a_missing_tool_a_hidden_file_and_a_secret_are_told_apart() {
 }
 
 #[test]
+fn without_namespaces_paths_are_told_apart_too() {
+    let world = World::new();
+    let project = world.project("p", "https://h.example/p.git");
+    world.write("p/.env", "TOKEN=canary");
+    for name in ["home/.mytool", "home/.ssh", "p/src"] {
+        world.make_directory(name);
+    }
+    world.write_mode("home/.mytool/run", "#!/bin/sh\necho tool-ran\n", 0o755);
+    world.write_mode("home/.ssh/id_rsa", "canary-key", 0o600);
+    let script = "~/.mytool/run; cat .env; cat ~/.ssh/id_rsa; cat ~/.nothing-anywhere; cat README; echo in >src/in; cat src/in; \
+                  echo x >new; echo x >/usr/x; ls /tmp; exit 1";
+    let mut command = world.unnamespaced(&["run", "--explain", "--", "sh", "-c", script]);
+    command.current_dir(&project);
+    let ran = world.spawn(command).finish();
+    assert_eq!(ran.code(), 1, "{ran:?}");
+    assert!(ran.stdout.contains("hello\nin\n") && !ran.all().contains("canary"), "{ran:?}");
+    for said in [
+        ".mytool/run (by sh): it is yours, and not shown; policy: [sandbox] tools = [\"~/.mytool\"]",
+        ".env (by cat): it is hidden, and cannot be opened; policy: [sandbox] show = [\".env\"]",
+        ".ssh/id_rsa (by cat): secrets live there: no session sees them; no policy allows it",
+        "/p/new (by sh): its directory holds what is protected, and without namespaces nothing new can be made beside that",
+        "/usr/x (by sh): it can only be read; no policy allows it",
+        "/tmp (by ls): /tmp is out of reach without namespaces: TMPDIR names another",
+    ] {
+        assert!(ran.stderr.contains(said), "{said}: {ran:?}");
+    }
+    for silent in [".nothing-anywhere (by", "README (by", "src/in (by", "/fallback/"] {
+        let denials: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("denials:")).collect();
+        assert!(!denials.iter().any(|line| line.contains(silent)), "{silent}: {denials:#?}");
+    }
+}
+
+#[test]
 fn refused_calls_addresses_and_writes_are_named_and_repeated_on_demand() {
     let world = World::new();
     let project = world.project("p", "https://h.example/p.git");
@@ -180,6 +213,10 @@ fn a_policy_is_learned_round_by_round_and_holds_no_secret() {
     assert!(!learned.all().contains("canary"), "{learned:?}");
     let text = std::fs::read_to_string(&file).expect("a policy was written");
     assert!(text.contains("tools = [\"~/.mytool\", \"~/.second\"]") && !text.contains(".ssh"), "{text}");
+    assert!(
+        !text.contains("[[push]]") && text.contains("network     = \"none\""),
+        "no more than it needed: {text}"
+    );
     world.keyhatch(&["policy", "check", &file]).ok();
     let ran = world.run(&project, &file, "~/.mytool/run");
     assert!(ran.stdout.contains("second-ran\ntools-ran") && !ran.all().contains("canary"), "{ran:?}");

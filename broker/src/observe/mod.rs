@@ -7,6 +7,7 @@
 
 mod attempt;
 mod explain;
+mod landlocked;
 mod refused;
 mod request;
 
@@ -101,11 +102,13 @@ struct Observer {
     seen: Seen,
     /// Whether the command itself was executed.
     started: bool,
+    /// Whether it sees the host's names; none until it was looked at.
+    without_mounts: Option<bool>,
 }
 
 impl Observer {
     fn new(view: View) -> Self {
-        Self { view, seen: Seen { looked: true, ..Seen::default() }, started: false }
+        Self { view, seen: Seen { looked: true, ..Seen::default() }, started: false, without_mounts: None }
     }
 
     fn observe(mut self, listener: &OwnedFd, stopped: &OwnedFd) -> Seen {
@@ -145,7 +148,13 @@ impl Observer {
                 self.seen.attempts.add(address, call);
             }
             Some(Request::Path { pid, path, writes }) => {
-                if let Some(denial) = explain::missing((pid, &path, writes), &self.view) {
+                let denial = if *self.without_mounts.get_or_insert_with(|| landlocked::is_without_mounts(pid))
+                {
+                    landlocked::missing(&path, writes, &self.view)
+                } else {
+                    explain::missing((pid, &path, writes), &self.view)
+                };
+                if let Some(denial) = denial {
                     self.deny(denial, call.pid);
                 }
             }

@@ -23,16 +23,20 @@ pub const NAMES_A_PATH: &[Call] = calls!(SYS_openat SYS_execve SYS_mkdirat SYS_u
 static TIER_A: Program = Program::of(&observed(NAMESPACED, &[CONNECTS]));
 static TIER_A_PATHS: Program = Program::of(&observed(NAMESPACED, &[CONNECTS, NAMES_A_PATH]));
 static TIER_B: Program = Program::of(&observed(LANDLOCKED, &[]));
+static TIER_B_PATHS: Program = Program::of(&observed(LANDLOCKED, &[NAMES_A_PATH]));
 static TIER_C: Program = Program::of(&observed(SOCKETLESS, &[]));
+static TIER_C_PATHS: Program = Program::of(&observed(SOCKETLESS, &[NAMES_A_PATH]));
 
-/// The filter of a tier, with an observer. Without namespaces there is no inside to compare paths with, and no network.
+/// The filter of a tier, with an observer. Without namespaces there is no network whose connections are looked at.
 #[must_use]
 pub fn program(tier: Tier, kind: Observe) -> &'static Program {
     match (tier, kind) {
         (Tier::A, Observe::Refused) => &TIER_A,
         (Tier::A, Observe::Paths) => &TIER_A_PATHS,
-        (Tier::B, _) => &TIER_B,
-        (Tier::C, _) => &TIER_C,
+        (Tier::B, Observe::Refused) => &TIER_B,
+        (Tier::B, Observe::Paths) => &TIER_B_PATHS,
+        (Tier::C, Observe::Refused) => &TIER_C,
+        (Tier::C, Observe::Paths) => &TIER_C_PATHS,
     }
 }
 
