@@ -10,7 +10,7 @@ use keyhatch_protocol::UpdateKind;
 use keyhatch_protocol::text::{shown, shown_line};
 
 use crate::control::{RequestView, ShownRequest};
-use crate::session::report::SessionReport;
+use crate::session::report::{SessionReport, shown_project};
 use crate::signer::LockedKey;
 
 /// Refs, commits, files and risks that a rendering lists; the counts are always whole.
@@ -143,7 +143,7 @@ pub fn report(report: &SessionReport) -> String {
         "session {} ({state}), policy {}, {}\n",
         report.session,
         shown(&report.policy),
-        report.project.display()
+        shown_project(&report.session, &report.project)
     );
     for section in &report.sections {
         for line in &section.lines {

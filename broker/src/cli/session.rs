@@ -9,7 +9,7 @@ use super::decide::unexpected;
 use super::{Failure, container, paths, print, print_json};
 use crate::control::client::{Client, ClientError};
 use crate::control::{Known, Reply, Request};
-use crate::session::report::SessionReport;
+use crate::session::report::{SessionReport, shown_project};
 use crate::{observe, surface};
 
 pub(super) fn session(args: &Session) -> Result<ExitCode, Failure> {
@@ -37,7 +37,7 @@ fn list(json: bool) -> Result<ExitCode, Failure> {
         for session in sessions {
             let until = session.expires.map(|at| format!("  until {}", clock(at))).unwrap_or_default();
             let name = session.name.map(|name| format!("  {name}")).unwrap_or_default();
-            let project = session.project.display();
+            let project = shown_project(&session.id, &session.project);
             print(&format!("{}  {}  {project}{until}{name}\n", session.id, session.policy))?;
         }
     }

@@ -6,6 +6,7 @@ use keyhatch_policies::brief;
 
 use crate::broker::Broker;
 use crate::session::Session;
+use crate::session::report::shown_project;
 
 /// Most lines of an answer: an agent reads it into its context, with one that the helper adds.
 const MAX_LINES: usize = 9;
@@ -14,7 +15,7 @@ const MAX_LINES: usize = 9;
 pub(super) fn lines(broker: &Broker, session: &Session) -> Vec<String> {
     let policy = &session.policy;
     let mut lines = vec![
-        format!("keyhatch session {} of {}", session.id, session.directory.display()),
+        format!("keyhatch session {} of {}", session.id, shown_project(&session.id, &session.directory)),
         format!("policy {}: {}", policy.name(), policy.description()),
     ];
     lines.extend(brief(policy));

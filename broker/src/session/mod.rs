@@ -425,7 +425,7 @@ async fn begin(
     let directory = match directory.filter(|_| access != ProjectAccess::None) {
         Some(directory) => directory,
         None => {
-            let nothing = files.join("no-project");
+            let nothing = files.join(report::NO_PROJECT);
             make_private(&nothing)?;
             nothing
         }

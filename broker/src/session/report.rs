@@ -51,6 +51,18 @@ pub struct SessionReport {
     pub sections: Vec<Section>,
 }
 
+/// The empty directory that a session without a project works in, beside its other files.
+pub const NO_PROJECT: &str = "no-project";
+
+/// A session's project as people read it.
+#[must_use]
+pub fn shown_project(session: &SessionId, project: &Path) -> String {
+    if project.ends_with(Path::new(session.as_str()).join(NO_PROJECT)) {
+        return "no project".to_owned();
+    }
+    project.display().to_string()
+}
+
 /// No report could be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
@@ -177,6 +189,14 @@ mod tests {
             closed: Some(2),
             sections: vec![Section { name: "git".into(), lines: vec!["x".into()], data: Value::Null }],
         }
+    }
+
+    #[test]
+    fn a_session_without_a_project_names_none() {
+        let id = "1a2b3c4d".parse().expect("an id");
+        let shown = |project: &str| shown_project(&id, project.as_ref());
+        assert_eq!(shown("/run/user/1/keyhatch/files/1a2b3c4d/no-project"), "no project");
+        assert_eq!(shown("/home/ada/no-project"), "/home/ada/no-project");
     }
 
     #[test]
