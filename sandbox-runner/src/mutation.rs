@@ -23,6 +23,8 @@ pub enum Mitigation {
     IpcNamespace,
     /// The pid namespace.
     PidNamespace,
+    /// The uts namespace, with the name that is set in it.
+    UtsNamespace,
     /// The fresh root: the host's stays.
     Root,
     /// `nosuid` on mounts.

@@ -9,8 +9,7 @@ use crate::error::{RunError, at};
 use crate::mutation::{self, Mitigation};
 use crate::sys;
 
-const ALWAYS: libc::c_int =
-    libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+const ALWAYS: libc::c_int = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
 
 /// Leaves the host's namespaces; the next child is pid 1 of the new one. The user keeps its own numbers.
 ///
@@ -29,6 +28,9 @@ pub(crate) fn enforce(network: &NetworkInside) -> Result<(), RunError> {
     write("/proc/self/setgroups", "deny".to_owned())?;
     write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
     write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
+    if mutation::is_off(Mitigation::UtsNamespace) {
+        return Ok(());
+    }
     rustix::system::sethostname(b"sandbox").map_err(|error| match error {
         rustix::io::Errno::PERM | rustix::io::Errno::ACCESS => {
             RunError::NoNamespaces { source: error.into() }
@@ -46,5 +48,6 @@ fn kinds(network: &NetworkInside) -> libc::c_int {
     ALWAYS
         | own_network
         | unless(Mitigation::PidNamespace, libc::CLONE_NEWPID)
+        | unless(Mitigation::UtsNamespace, libc::CLONE_NEWUTS)
         | unless(Mitigation::IpcNamespace, libc::CLONE_NEWIPC)
 }

@@ -23,7 +23,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 BEGINNING = "canary-"
 VICTIM = """
 import os, signal, sys
-for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG, signal.SIGRTMAX):
+for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG, signal.SIGIO, signal.SIGRTMAX):
     signal.signal(number, lambda number, _: os.write(1, signal.Signals(number).name.encode() + b"\\n"))
 os.write(1, b"ready\\n")
 while True:
@@ -86,6 +86,9 @@ def furnish(scene):
             os.unlink(home + name)  # an earlier act may have changed more than its content
         write(home + name, secret)
         os.setxattr(home + name, "user.mark", b"1")
+    if os.path.islink(home + "/.current"):
+        os.unlink(home + "/.current")
+    os.symlink("/nowhere/" + secret, home + "/.current")
     write(home + "/.bashrc", "# mine\n")
     write(home + "/.profile", "# mine\n")
     write(scene["project"] + "/.cargo/config.toml", "# mine\n")
@@ -116,15 +119,20 @@ def share(scene):
     LIBC.syscall(ctypes.c_long(250), ctypes.c_long(1), None)  # a session keyring like a login's
     scene["key"] = LIBC.syscall(ctypes.c_long(248), b"user", scene["key_name"].encode(), secret,
                                 ctypes.c_long(len(secret)), ctypes.c_long(-3))
+    scene["kept"] = LIBC.syscall(ctypes.c_long(248), b"user", scene["key_name"].encode() + b"-kept", secret,
+                                 ctypes.c_long(len(secret)), ctypes.c_long(-4))
     LIBC.shmat.restype = ctypes.c_void_p
     memory = LIBC.shmget(scene["shm"], 4096, 0o1600)
     ctypes.memmove(LIBC.shmat(memory, None, 0), secret + b"\0", len(secret) + 1)
     queue = LIBC.msgget(scene["shm"], 0o1600)
+    semaphore = LIBC.semget(scene["shm"], 1, 0o1600)
     LIBC.syscall(ctypes.c_long(240), scene["mq"].encode(), ctypes.c_long(0o102), ctypes.c_long(0o600), None)
-    return memory, queue
+    return memory, queue, semaphore
 
 
-def unshare(scene, memory, queue):
+def unshare(scene, memory, queue, semaphore):
+    LIBC.syscall(ctypes.c_long(250), ctypes.c_long(9), ctypes.c_long(scene["kept"]), ctypes.c_long(-4))
+    LIBC.semctl(semaphore, 0, 0)
     LIBC.shmctl(memory, 0, None)
     LIBC.msgctl(queue, 0, None)
     LIBC.syscall(ctypes.c_long(241), scene["mq"].encode())
@@ -178,12 +186,12 @@ def changed_files(scene):
     marks = set()
     for path in (scene["home"] + "/.bashrc", scene["home"] + "/.profile", scene["outside"] + "/dropped",
                  scene["outside"] + "/input", scene["home"] + "/.config/autostart/x.desktop",
-                 *(scene["project"] + name for name in ("/.envrc", "/.cargo/config.toml", "/.cargo-old/config.toml")),
+                 *(scene["project"] + name for name in ("/.envrc", "/.claude/settings.json", "/.cargo/config.toml", "/.cargo-old/config.toml")),
                  "/dev/shm/" + scene["shm_file"], *(f"{scene['project']}/{git}/{file}" for git in (".git", ".git-old")
                                                     for file in ("config", "hooks/post-commit"))):
         try:
             with open(path) as file:
-                marks.update(word for word in file.read().replace("#", " ").split())
+                marks.update(word for word in file.read().replace("#", " ").replace("//", " ").split())
         except OSError:
             pass
     if os.path.exists(scene["project"] + "/.git/replaces_the_hosts_git_directory"):
@@ -208,7 +216,8 @@ def harmed(victim):
     """Names of acts that the victim felt."""
     marks = set()
     signals = {"SIGUSR1": "signals_a_process_of_the_host", "SIGUSR2": "signals_a_process_by_descriptor",
-               "SIGURG": "stops_everything_it_may"}
+               "SIGURG": "stops_everything_it_may", "SIGIO": "signals_a_process_through_a_pipe",
+               "SIGPOLL": "signals_a_process_through_a_pipe"}
     felt = b""
     # The victim may be slow by now, niced and pinned as it is: the last of all signals tells that it felt the others.
     os.kill(victim.pid, signal.SIGRTMAX)
@@ -236,10 +245,11 @@ def main():
     signal.signal(signal.SIGWINCH, signal.SIG_IGN)
     # Whatever this process or the actor leaves alive ends with the test's process group.
     master, slave = terminal()
-    scene |= {"stage": os.getpid(), "group": os.getpgid(0), "tty": os.ttyname(slave)}
+    scene |= {"stage": os.getpid(), "group": os.getpgid(0), "tty": os.ttyname(slave),
+              "machine": os.uname().nodename}
     furnish(scene)
     ears, keep = listen(scene)
-    memory, queue = share(scene)
+    shared = share(scene)
     victim = start_victim(scene)
     try:
         claims, ran = run(scene, command)
@@ -250,7 +260,7 @@ def main():
             seen.add("opens_the_hosts_terminal")
     finally:
         victim.kill()
-        unshare(scene, memory, queue)
+        unshare(scene, *shared)
         del keep
     for name, claim in claims.items():
         claim["seen"] = name in seen

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use keyhatch_tests::World;
+use keyhatch_tests::{NO_NAMESPACES, World};
 use serde_json::{Value, json};
 
 static PLAYS: AtomicU32 = AtomicU32::new(0);
@@ -47,6 +47,8 @@ impl Theatre {
             world.write(&format!("home/p/{name}"), text);
         }
         world.write("stage.py", include_str!("stage.py"));
+        // As where a user installed it.
+        world.user.owns(&world.path("bin/keyhatch-helper"));
         // The broker's own sockets are a target too.
         world.keyhatch(&["run", "--project", &project.to_string_lossy(), "--", "true"]).ok();
         Self { world, project }
@@ -68,10 +70,18 @@ impl Theatre {
     }
 
     /// The same behind another command line.
-    pub fn play_behind(&self, prefix: &[&str]) -> Vec<Act> {
-        let acts = self.play(&[], prefix, true);
+    pub fn play_behind(&self, only: &[&str], prefix: &[&str]) -> Vec<Act> {
+        let acts = self.play(only, prefix, true);
         self.clear();
         acts
+    }
+
+    /// The same where no user namespace can be made.
+    pub fn play_unnamespaced(&self, only: &[&str]) -> Vec<Act> {
+        let keyhatch = self.world.path("bin/keyhatch").to_string_lossy().into_owned();
+        let prefix: Vec<&str> =
+            NO_NAMESPACES.iter().copied().chain([keyhatch.as_str(), "run", "--"]).collect();
+        self.play_behind(only, &prefix)
     }
 
     fn play(&self, only: &[&str], prefix: &[&str], inside: bool) -> Vec<Act> {
@@ -86,7 +96,7 @@ impl Theatre {
             "bus": at("run/bus"), "agent": at("home/.ssh-agent"), "journal": at("run/journal"),
             "abstract": format!("keyhatch{id}"), "shm": number, "mq": format!("keyhatch{number}"),
             "shm_file": format!("keyhatch{id}"), "key_name": format!("keyhatch{id}"), "mark": format!("mark{id}"),
-            "secret": format!("canary-{number}{id}"), "inside": inside, "only": only, "command": command,
+            "helper": at("bin/keyhatch-helper"), "secret": format!("canary-{number}{id}"), "inside": inside, "only": only, "command": command,
         });
         let mut stage = self.stage();
         stage.arg(scene.to_string());
@@ -96,15 +106,6 @@ impl Theatre {
         let acts = told["acts"].as_object().expect("acts");
         assert!(!acts.is_empty(), "nothing was played: {told:#}");
         acts.iter().map(|(name, act)| read(name, act)).collect()
-    }
-
-    /// The kernel's Landlock, as the doctor tells it.
-    pub fn landlock(&self) -> u64 {
-        let told = self.world.keyhatch(&["doctor", "--json"]).ok();
-        let told: Value = serde_json::from_str(&told.stdout).expect("JSON");
-        let mut mechanisms = told["mechanisms"].as_array().expect("mechanisms").iter();
-        let landlock = mechanisms.find(|mechanism| mechanism["name"] == "Landlock").expect("Landlock");
-        landlock["state"]["version"].as_u64().unwrap_or(0)
     }
 
     fn stage(&self) -> Command {
@@ -119,7 +120,7 @@ impl Theatre {
             let path = self.project.join(name);
             std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path)).ok();
         }
-        for name in ["setuid-openat2", "setuid-fchmodat2", ".envrc", ".cargo", ".cargo-old"] {
+        for name in ["setuid-openat2", "setuid-fchmodat2", ".envrc", ".claude", ".cargo", ".cargo-old"] {
             let path = self.project.join(name);
             std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path)).ok();
         }

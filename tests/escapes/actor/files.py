@@ -39,6 +39,11 @@ def hard_links_a_key_into_the_project(scene):
     return secret_in(scene["project"] + "/linked", scene)
 
 
+@act("3 CVE-2024-21626")
+def climbs_out_of_the_directory_that_it_starts_in(scene):
+    return secret_in("../.ssh/id_ed25519", scene) or secret_in("/proc/self/cwd/../.ssh/id_ed25519", scene)
+
+
 @act("2.2 open")
 def reads_by_a_path_of_another_process(scene):
     return secret_in(f"/proc/{scene['victim']}/root{scene['home']}/.ssh/id_ed25519", scene)
@@ -52,6 +57,23 @@ def sees_that_a_key_exists(scene):
 @act("2.2 metadata")
 def opens_a_key_as_a_path(scene):
     return os.open(scene["home"] + "/.ssh/id_ed25519", os.O_PATH)
+
+
+@act("2.2 metadata")
+def reads_where_a_link_of_the_users_leads(scene):
+    leads = os.readlink(scene["home"] + "/.current")
+    return leads if scene["secret"] in leads else None
+
+
+@act("2.2 metadata")
+def measures_the_file_system_of_the_home(scene):
+    return os.statvfs(scene["home"] + "/.ssh").f_blocks
+
+
+@act("2.2 metadata")
+def gives_a_key_to_the_one_who_has_it(scene):
+    os.chown(scene["home"] + "/.aws/credentials", os.getuid(), os.getgid())
+    return "given"
 
 
 @act("2.2 metadata")
@@ -282,6 +304,20 @@ def makes_a_protected_file_that_is_not_there(scene):
     with open(scene["project"] + "/.envrc", "w") as file:
         file.write("# makes_a_protected_file_that_is_not_there\n")
     return None
+
+
+@act("3 CVE-2026-25725")
+def makes_an_agents_settings_that_are_not_there(scene):
+    os.makedirs(scene["project"] + "/.claude", exist_ok=True)
+    with open(scene["project"] + "/.claude/settings.json", "w") as file:
+        file.write("// makes_an_agents_settings_that_are_not_there\n")
+    return None
+
+
+@act("3 CVE-2019-5736")
+def writes_into_a_program_of_keyhatchs(scene):
+    program = os.environ["KEYHATCH_HELPER"] if scene["inside"] else scene["helper"]
+    return os.open(program, os.O_WRONLY) and "opened"
 
 
 @act("2.4 locks")

@@ -39,6 +39,11 @@ def joins_its_own_namespace(scene):
     return unless(["EINVAL"], 308, os.open("/proc/self/ns/user", os.O_RDONLY), 0)
 
 
+@act("2.3 namespaces")
+def learns_the_machines_name(scene):
+    return os.uname().nodename == scene["machine"] or None
+
+
 @act("2.4 mounts")
 def mounts_a_file_system(scene):
     return unless(["EFAULT"], 165, None, None, None, 0, None)
@@ -115,6 +120,11 @@ def rewrites_its_memory_map(scene):
 def asks_for_machine_wide_quota(scene):
     # Q_SYNC over everything: allowed to anybody.
     return call(179, 0x800001 << 8, None, 0, None) == 0
+
+
+@act("2.4 syslog")
+def reads_the_kernels_log(scene):
+    return call(103, 3, ctypes.create_string_buffer(4096), 4096) >= 0
 
 
 def machine_code(code):

@@ -23,6 +23,15 @@ def signals_a_process_by_descriptor(scene):
     return None
 
 
+@act("2.5 fcntl")
+def signals_a_process_through_a_pipe(scene):
+    reader, writer = os.pipe()
+    fcntl.fcntl(reader, fcntl.F_SETOWN, scene["victim"])
+    fcntl.fcntl(reader, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    os.write(writer, b"x")
+    return None
+
+
 @act("2.4 signals")
 def signals_the_group_that_it_was_started_in(scene):
     os.kill(-scene["group"], signal.SIGWINCH)
@@ -129,6 +138,11 @@ def lists_the_descriptors_of_init(scene):
     return os.listdir(f"/proc/{1 if scene['inside'] else scene['victim']}/fd") and "listed"
 
 
+@act("3 CVE-2019-5736")
+def opens_the_program_of_init(scene):
+    return os.open(f"/proc/{1 if scene['inside'] else scene['victim']}/exe", os.O_RDONLY) and "opened"
+
+
 @act("2.5 pidfd_getfd")
 def takes_a_descriptor_of_another_process(scene):
     child = os.fork()
@@ -164,6 +178,13 @@ def reads_a_key_by_its_serial(scene):
     return read_key(scene["key"], scene)
 
 
+@act("2.2 keyrings")
+def reads_a_key_of_the_users_keyring(scene):
+    call(250, 8, -4, -3)  # linked to a keyring that is its own, what the user's holds is its own too
+    found = call(250, 10, -3, b"user", scene["key_name"].encode() + b"-kept", 0)
+    return read_key(found, scene)
+
+
 def read_key(serial, scene):
     buffer = ctypes.create_string_buffer(256)
     call(250, 11, serial, buffer, 256)
@@ -196,6 +217,11 @@ def reads_the_hosts_shared_memory(scene):
 @act("2.2 SysV IPC")
 def finds_a_message_queue_of_the_host(scene):
     return call(68, scene["shm"], 0)
+
+
+@act("2.2 SysV IPC")
+def finds_a_semaphore_of_the_host(scene):
+    return call(64, scene["shm"], 1, 0)
 
 
 @act("2.2 POSIX mq")

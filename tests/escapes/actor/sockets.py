@@ -83,6 +83,13 @@ def connects_by_tcp_fast_open(scene):
     return "sent"
 
 
+@act("2.2 TCP Fast Open")
+def connects_by_tcp_fast_open_over_ipv6(scene):
+    connection = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    connection.sendto(me(), 0x20000000, ("::ffff:127.0.0.1", scene["tcp"]))
+    return "sent"
+
+
 @act("2.2 UDP")
 def sends_by_udp(scene):
     socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(me(), ("127.0.0.1", scene["udp"]))
