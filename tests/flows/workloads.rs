@@ -199,6 +199,41 @@ fn real_agents_start_under_their_presets_and_find_their_home_again() {
     }
 }
 
+/// Cursor's agent is in no registry: a stand-in, laid out as its installer lays it out.
+#[test]
+fn what_lies_where_cursors_agent_lies_starts_under_its_preset_and_keeps_its_login() {
+    let world = World::new();
+    let versions = "home/.local/share/cursor-agent/versions/2026.01.01";
+    for directory in ["home/.local", "home/.local/bin", "home/.local/share", "home/.local/share/cursor-agent"]
+    {
+        world.make_directory(directory);
+    }
+    let place = world.make_directory(versions);
+    let program = "#!/bin/bash\nexec node \"$(dirname \"$(readlink -f \"$0\")\")/index.js\" \"$@\"\n";
+    world.write_mode(&format!("{versions}/cursor-agent"), program, 0o755);
+    world.write(
+        &format!("{versions}/index.js"),
+        "const fs = require('fs'), login = process.env.HOME + '/.cursor';\n\
+         if (process.argv[2] === 'login') { fs.mkdirSync(login); fs.writeFileSync(login + '/auth.json', 'login-canary'); }\n\
+         console.log(fs.readFileSync(login + '/auth.json', 'utf8'));\n",
+    );
+    std::os::unix::fs::symlink(place.join("cursor-agent"), world.path("home/.local/bin/cursor-agent"))
+        .expect("a link");
+    let project = world.project("p", "https://h.example/p.git");
+    for words in ["login", "status"] {
+        let ran = world.run(&project, "cursor-agent", &format!("cursor-agent {words}")).ok();
+        assert_eq!(ran.stdout, "login-canary\n", "{words}: {ran:?}");
+    }
+    assert!(!world.path("home/.cursor").exists(), "the login is the policy's own");
+    let refused = world.run(
+        &project,
+        "cursor-agent",
+        "curl -sS https://api.example.org 2>&1; echo; keyhatch-helper status",
+    );
+    assert!(refused.stdout.contains("**.cursor.sh:443"), "{refused:?}");
+    assert!(refused.stderr.contains("api.example.org:443"), "what it may not reach is named: {refused:?}");
+}
+
 #[test]
 fn aider_starts_under_its_preset_as_pipx_installs_it() {
     const PACKAGE: &str = "aider-chat==0.86.2";
