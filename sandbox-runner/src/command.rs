@@ -40,6 +40,9 @@ pub(crate) fn become_it(
     eprintln!("keyhatch: cannot run {program}: {why}");
     if code == NOT_FOUND {
         eprintln!("hint: inside, programs are looked for in {}", path(rules));
+        eprintln!(
+            "hint: what is in your home is inside where the policy's [sandbox] tools names it: keyhatch policy list"
+        );
     }
     Ok(code)
 }
@@ -58,7 +61,7 @@ fn exec<'a>(rules: &'a SandboxRules, environment: &[String]) -> (&'a str, i32, s
         let code = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
         return (name, code, error);
     }
-    let mut last = (NOT_FOUND, std::io::Error::from(std::io::ErrorKind::NotFound));
+    let mut last = (NOT_FOUND, std::io::Error::from_raw_os_error(libc::ENOENT));
     for directory in path(rules).split(':').filter(|directory| !directory.is_empty()) {
         let error = sys::exec(format!("{directory}/{name}").as_ref(), &rules.command, environment);
         if error.kind() != std::io::ErrorKind::NotFound {
