@@ -84,7 +84,7 @@ pub enum RunError {
     },
     /// Neither namespaces nor a Landlock that could do without them.
     #[error(
-        "nothing here can confine a command: {because}; Landlock has ABI {abi}, and without namespaces 6 is needed"
+        "nothing here can confine a command: {because}; Landlock has ABI {abi}, and without namespaces 6 is needed (Linux 6.12): below it a command's signals reach your other processes"
     )]
     NoTier {
         /// Why there are no namespaces.

@@ -213,6 +213,19 @@ fn an_older_landlock_still_holds_in_namespaces_and_says_which_it_is() {
 }
 
 #[test]
+fn an_older_landlock_and_no_namespaces_start_nothing_and_say_what_is_needed() {
+    let theatre = theatre();
+    let project = theatre.world.make_directory("plain");
+    for abi in 1..=5 {
+        theatre.world.switch(&format!("abi {abi}"));
+        let ran = theatre.world.run_unnamespaced(&project, "default", "echo started");
+        assert!(!ran.stdout.contains("started") && ran.code() == 125, "{abi}: {ran:?}");
+        let said = format!("Landlock has ABI {abi}, and without namespaces 6 is needed (Linux 6.12)");
+        assert!(ran.stderr.contains(&said) && ran.stderr.contains("hint: keyhatch doctor"), "{abi}: {ran:?}");
+    }
+}
+
+#[test]
 fn without_the_death_signal_a_killed_runner_leaves_its_sandbox_behind() {
     let theatre = theatre();
     let world = &theatre.world;
