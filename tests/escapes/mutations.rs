@@ -180,7 +180,6 @@ fn without_namespaces_too_the_proof_refuses_to_start_what_does_not_hold() {
         ("Landlock", "listing the user's home worked"),
         ("Scopes", "signalling the process that watches worked"),
         ("call 41", "a virtual machine socket worked"),
-        ("call 29", "an internet socket worked"),
     ] {
         theatre.world.switch(&format!("{switched_off}, abi 8"));
         let ran = theatre.world.run_unnamespaced(&project, "default", "echo started");
