@@ -1,6 +1,7 @@
 //! The resolved rules of one sandbox: what the runner builds, with nothing left to decide.
 //!
-//! Made by the broker from a policy and a project; read by the runner as JSON from a descriptor.
+//! Made by the broker from a policy and a project; read by the runner as JSON from a descriptor: first the [`Foundation`],
+//! then, once the session is open, all of it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,6 +49,40 @@ pub struct SandboxRules {
     /// A directory of the session's on the host, private and empty: where the kernel gives no namespaces, home, temporary
     /// files and the files above are here.
     pub fallback: PathBuf,
+}
+
+/// The part of the rules that a policy decides without a session: what a sandbox is built on while its session still
+/// opens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Foundation {
+    /// As [`SandboxRules::system`].
+    pub system: Vec<PathBuf>,
+    /// As [`SandboxRules::network`].
+    pub network: NetworkInside,
+    /// As [`SandboxRules::limits`].
+    pub limits: Limits,
+    /// As [`SandboxRules::cgroup`].
+    pub cgroup: bool,
+    /// As [`SandboxRules::observe`].
+    pub observe: Option<Observe>,
+    /// As [`SandboxRules::require`].
+    pub require: Vec<Requirement>,
+}
+
+impl SandboxRules {
+    /// What these rules are built on.
+    #[must_use]
+    pub fn foundation(&self) -> Foundation {
+        Foundation {
+            system: self.system.clone(),
+            network: self.network.clone(),
+            limits: self.limits.clone(),
+            cgroup: self.cgroup,
+            observe: self.observe,
+            require: self.require.clone(),
+        }
+    }
 }
 
 /// Which calls of the command somebody outside looks at. Nothing more is allowed either way.

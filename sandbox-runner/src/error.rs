@@ -47,6 +47,9 @@ pub enum RunError {
     /// The rules are not what this version understands.
     #[error("the sandbox's rules cannot be read: keyhatch and keyhatch-run are of different versions")]
     Rules,
+    /// The sandbox was begun for other rules than those that came.
+    #[error("the sandbox's rules do not stand on the foundation that came before them")]
+    Foundation,
     /// The kernel gives no user namespace.
     #[error("the kernel does not allow user namespaces here: {source}")]
     NoNamespaces {

@@ -5,11 +5,12 @@
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_policies::rules::{Foundation, SandboxRules};
 
 use crate::cgroup::Cgroup;
 use crate::error::{RunError, at};
 use crate::observer::Observer;
+use crate::rules::Rest;
 use crate::ruleset::{Grant, May, devices};
 use crate::supervise::{announce, die_with_parent, reap};
 use crate::sys::{self, Forked};
@@ -18,15 +19,18 @@ use crate::{command, keyring, limits, privileges, root, terminal};
 
 /// Builds the inside, runs the command in it and reports its wait status.
 pub(crate) fn run(
-    rules: &SandboxRules,
+    (foundation, rest): (&Foundation, Rest),
     chosen: &Chosen,
     (cgroup, observer): (Cgroup, Observer),
     (mut status, alive): (PipeWriter, PipeReader),
 ) -> Result<i32, RunError> {
     die_with_parent()?;
     still_alive(alive)?;
+    let root = root::begin(foundation)?;
+    // From here on the session is open.
+    let rules = &rest.read(foundation)?;
     cgroup.enforce_and_hide()?;
-    let root = root::prepare(rules)?;
+    let root = root.prepare(rules)?;
     terminal::enforce(rules)?;
     // Before the mounts: a key of the user's session keyring is readable whatever is mounted.
     keyring::enforce()?;

@@ -1,8 +1,9 @@
 //! The order of a start. Every step is irrevocable for this process and all it starts; each file owns one mechanism.
 //!
 //! ```text
-//! outer    descriptors → parent's death → cgroup → namespaces → loopback
-//! init     root prepared → session, terminal → keyring → limits → root → capabilities → hidden memory
+//! outer    the rules' foundation → parent's death → namespaces → loopback
+//! init     system in a new root → standard descriptors, rules → cgroup → session, terminal → keyring → limits → mounts →
+//!          root → capabilities → hidden memory
 //! command  process group → no_new_privs → Landlock → seccomp → proof → descriptors → exec
 //! ```
 //!
@@ -11,9 +12,10 @@
 
 use std::os::fd::OwnedFd;
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_policies::rules::Foundation;
 
 use crate::error::RunError;
+use crate::rules::Rest;
 use crate::supervise::Ended;
 use crate::tier::{self, Around, Tier};
 use crate::{cgroup, landlocked, observer, outer, supervise};
@@ -23,17 +25,17 @@ pub(crate) type Lines = (OwnedFd, Option<OwnedFd>);
 
 /// Runs the command of the rules in the strongest sandbox that this kernel gives, and says how it ended.
 pub(crate) fn launch(
-    rules: &SandboxRules,
+    (foundation, rest): (Foundation, Rest),
     (handoff, observer): Lines,
     around: Around,
 ) -> Result<Ended, RunError> {
     // Whoever kills `keyhatch run` kills all of it: this process, init with it, and with init the whole pid namespace.
     supervise::die_with_parent()?;
-    let cgroup = cgroup::prepare(rules, &handoff)?;
-    let observer = observer::prepare(rules, observer);
-    let chosen = tier::prepare(rules, around)?;
+    let cgroup = cgroup::prepare(&foundation, &handoff)?;
+    let observer = observer::prepare(&foundation, observer);
+    let chosen = tier::prepare(&foundation, around)?;
     match chosen.tier {
-        Tier::A => outer::run(rules, &chosen, (handoff, cgroup, observer)),
-        Tier::B | Tier::C => landlocked::run(rules, &chosen, (handoff, cgroup, observer)),
+        Tier::A => outer::run((&foundation, rest), &chosen, (handoff, cgroup, observer)),
+        Tier::B | Tier::C => landlocked::run(&rest.read(&foundation)?, &chosen, (handoff, cgroup, observer)),
     }
 }

@@ -34,6 +34,7 @@ mod outer;
 mod privileges;
 mod probe;
 mod root;
+mod rules;
 mod ruleset;
 pub mod seccomp;
 mod stdio;
@@ -43,15 +44,14 @@ mod terminal;
 pub mod tier;
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_policies::rules::Foundation;
 
 use error::{RunError, at};
+use rules::Rest;
 use tier::Around;
 
 /// The exit code for "the sandbox could not be built", as `env(1)` and `timeout(1)` use it.
@@ -91,7 +91,7 @@ fn start(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, RunError
         Some("--prove") => prove(arguments.nth(1)),
         Some(inside::NOTHING) => Ok(ExitCode::SUCCESS),
         _ => prepare(arguments)
-            .and_then(|(rules, line)| launch::launch(&rules, line, Around::Host))
+            .and_then(|(rules, line)| launch::launch(rules, line, Around::Host))
             .map(outer::mirror),
     }
 }
@@ -107,17 +107,16 @@ fn tell() -> Result<ExitCode, RunError> {
 fn prove(directory: Option<OsString>) -> Result<ExitCode, RunError> {
     let rules = facts::smallest(directory.ok_or(RunError::Usage)?.into());
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(at("open", "a socket pair"))?;
-    let ended = launch::launch(&rules, (theirs.into(), None), Around::Host);
+    let ended = launch::launch(Rest::known(&rules), (theirs.into(), None), Around::Host);
     drop(ours);
     ended.map(outer::mirror)
 }
 
-fn prepare(arguments: impl Iterator<Item = OsString>) -> Result<(SandboxRules, launch::Lines), RunError> {
+fn prepare(
+    arguments: impl Iterator<Item = OsString>,
+) -> Result<((Foundation, Rest), launch::Lines), RunError> {
     let descriptors = parse(arguments)?;
-    stdio::take(&descriptors.rules)?;
-    let mut text = Vec::new();
-    File::from(descriptors.rules).read_to_end(&mut text).map_err(at("read", "the sandbox's rules"))?;
-    let rules: SandboxRules = serde_json::from_slice(&text).map_err(|_| RunError::Rules)?;
+    let rules = rules::begin(descriptors.rules)?;
     for line in [Some(&descriptors.handoff), descriptors.observer.as_ref()].into_iter().flatten() {
         rustix::io::fcntl_setfd(line.as_fd(), rustix::io::FdFlags::CLOEXEC)
             .map_err(at("keep", "the hand-off socket"))?;

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-use keyhatch_policies::rules::{Observe, SandboxRules};
+use keyhatch_policies::rules::{Foundation, Observe};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::error::{RunError, at};
@@ -14,8 +14,8 @@ use crate::error::{RunError, at};
 pub(crate) struct Observer(Option<(Observe, OwnedFd)>);
 
 /// Takes the line that was inherited for it.
-pub(crate) fn prepare(rules: &SandboxRules, line: Option<OwnedFd>) -> Observer {
-    Observer(rules.observe.zip(line))
+pub(crate) fn prepare(foundation: &Foundation, line: Option<OwnedFd>) -> Observer {
+    Observer(foundation.observe.zip(line))
 }
 
 impl Observer {

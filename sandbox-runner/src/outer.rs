@@ -4,12 +4,13 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_policies::rules::Foundation;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::cgroup::Cgroup;
 use crate::error::{RunError, at};
 use crate::observer::Observer;
+use crate::rules::Rest;
 use crate::supervise::Ended;
 use crate::sys::{self, Forked};
 use crate::tier::Chosen;
@@ -17,11 +18,11 @@ use crate::{NOT_BUILT, init, network};
 
 /// Starts init in the namespaces that this process has entered, and waits for it.
 pub(crate) fn run(
-    rules: &SandboxRules,
+    (foundation, rest): (&Foundation, Rest),
     chosen: &Chosen,
     (handoff, cgroup, observer): (OwnedFd, Cgroup, Observer),
 ) -> Result<Ended, RunError> {
-    match network::prepare(&rules.network)? {
+    match network::prepare(&foundation.network)? {
         Some(sockets) => sockets.enforce(&handoff)?,
         None => network::hand_over(&[], &handoff)?,
     }
@@ -34,14 +35,14 @@ pub(crate) fn run(
         Forked::Child => {
             drop((status_reader, alive_writer));
             std::process::exit(said(init::run(
-                rules,
+                (foundation, rest),
                 chosen,
                 (cgroup, observer),
                 (status_writer, alive_reader),
             )))
         }
         Forked::Parent(init) => {
-            drop((status_writer, alive_reader, observer));
+            drop((status_writer, alive_reader, observer, rest));
             let waited = wait(init)?;
             drop(alive_writer);
             cgroup.farewell();

@@ -1,15 +1,16 @@
 //! The root inside: a fresh one in memory, with read-only system directories, own /proc, /dev, /tmp and home, and the
 //! mounts of the rules over that.
 //!
-//! Every source is copied as a detached mount before anything is covered, and gets its attributes before it appears:
-//! nothing is ever visible in a looser form. Targets are opened beneath the new root without following links.
+//! It is begun with the system's part before the session is open, and nothing of the host's is covered meanwhile. Every
+//! source is copied as a detached mount and gets its attributes before it appears: nothing is ever visible in a looser
+//! form. Targets are opened beneath the new root without following links.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use keyhatch_policies::rules::{Mount, SandboxRules};
+use keyhatch_policies::rules::{Foundation, Mount, SandboxRules};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, statat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -48,102 +49,103 @@ enum Piece {
     Tree { path: PathBuf, tree: OwnedFd, directory: bool },
 }
 
-/// Everything that will be in the new root, copied while the host's is still there.
-pub(crate) struct Pieces {
-    system: Vec<Piece>,
-    mounts: Vec<Piece>,
-    home: Option<Piece>,
-    devices: Vec<Piece>,
-    unseen: Vec<Piece>,
+/// The new root with the system in it: begun before the rest of the rules is there.
+pub(crate) struct Begun {
+    /// None where the mitigation is off.
+    root: Option<Root>,
+    memory_files: Option<u64>,
 }
 
-/// Copies what the rules name.
-pub(crate) fn prepare(rules: &SandboxRules) -> Result<Pieces, RunError> {
+/// The same, and copies of what the rules mount over it, made while the host's root is still there.
+pub(crate) struct Prepared {
+    begun: Begun,
+    mounts: Vec<Piece>,
+    home: Option<Piece>,
+}
+
+/// Begins the root with what every session has of the machine. Paths go on meaning the host's.
+pub(crate) fn begin(foundation: &Foundation) -> Result<Begun, RunError> {
     // Nothing that is mounted here shows on the host; what the host unmounts goes here too.
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM)
         .map_err(at("detach", "the mounts"))?;
-    let home = rules.home_source.as_ref().map(|source| {
-        copied(&Mount { source: source.clone(), target: rules.home.clone(), read_only: false })
-    });
-    Ok(Pieces {
-        system: pieces(rules)?,
-        mounts: rules.mounts.iter().map(copied).collect::<Result<Vec<_>, _>>()?,
-        home: home.transpose()?,
-        devices: DEVICES.iter().map(|name| device(name)).collect::<Result<Vec<_>, _>>()?,
-        unseen: unseen()
-            .iter()
-            .map(Path::new)
-            .filter(|path| path.exists())
-            .map(nothing)
-            .collect::<Result<_, _>>()?,
-    })
-}
-
-impl Pieces {
-    /// Builds the root and goes there.
-    pub(crate) fn enforce(self, rules: &SandboxRules) -> Result<(), RunError> {
-        if mutation::is_off(Mitigation::Root) {
-            return rustix::process::chdir(&rules.cwd).map_err(at("enter", rules.cwd.display().to_string()));
-        }
-        build(self, rules)
+    let memory_files = foundation.limits.memory_files;
+    if mutation::is_off(Mitigation::Root) {
+        return Ok(Begun { root: None, memory_files });
     }
-}
-
-fn build(
-    Pieces { system, mounts, home, devices, unseen }: Pieces,
-    rules: &SandboxRules,
-) -> Result<(), RunError> {
     let root = Root::attach()?;
-    for piece in system {
-        root.place(piece)?;
-    }
-    root.make_dev(devices)?;
-    root.mount("/proc", "proc", &[], NOSUID | NODEV | NOEXEC)?;
-    for piece in unseen {
-        root.place(piece)?;
-    }
-    let size = rules.limits.memory_files.map(|bytes| bytes.to_string());
-    for shared in ["/tmp", "/dev/shm"] {
-        root.mount(shared, "tmpfs", &in_memory("1777", size.as_deref()), NOSUID | NODEV)?;
-    }
-    match home {
-        Some(kept) => root.place(kept)?,
-        None => root.mount_at(&rules.home, "tmpfs", &in_memory("0700", size.as_deref()), NOSUID | NODEV)?,
-    }
-    for file in &rules.files {
-        root.write(&file.path, &file.content)?;
-    }
-    for piece in mounts {
-        root.place(piece)?;
-    }
-    root.make_directory(Path::new("/run"))?;
-    root.seal()?;
-    root.enter(&rules.cwd)
-}
-
-/// The options of a file system that is memory: without a size it takes half of the machine's.
-fn in_memory<'a>(mode: &'a str, size: Option<&'a str>) -> Vec<(&'a str, &'a str)> {
-    std::iter::once(("mode", mode)).chain(size.map(|size| ("size", size))).collect()
-}
-
-/// The system's directories and files, as far as this machine has them.
-fn pieces(rules: &SandboxRules) -> Result<Vec<Piece>, RunError> {
-    let mut pieces = Vec::new();
-    for path in &rules.system {
-        let name = || path.display().to_string();
-        match statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(rustix::io::Errno::NOENT) => {}
-            Err(error) => return Err(at("look at", name())(error)),
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
-                let target = std::fs::read_link(path).map_err(at("read", name()))?;
-                pieces.push(Piece::Link { path: path.clone(), target });
-            }
-            Ok(_) => {
-                pieces.push(copied(&Mount { source: path.clone(), target: path.clone(), read_only: true })?)
-            }
+    for path in &foundation.system {
+        if let Some(piece) = system(path)? {
+            root.place(piece)?;
         }
     }
-    Ok(pieces)
+    root.make_dev()?;
+    root.mount("/proc", "proc", &[], NOSUID | NODEV | NOEXEC)?;
+    for path in unseen().iter().map(Path::new).filter(|path| path.exists()) {
+        root.place(nothing(path)?)?;
+    }
+    let begun = Begun { root: Some(root), memory_files };
+    for shared in ["/tmp", "/dev/shm"] {
+        begun.in_memory(shared.as_ref(), "1777")?;
+    }
+    Ok(begun)
+}
+
+impl Begun {
+    /// Copies what the rules name.
+    pub(crate) fn prepare(self, rules: &SandboxRules) -> Result<Prepared, RunError> {
+        let home = rules.home_source.as_ref().map(|source| {
+            copied(&Mount { source: source.clone(), target: rules.home.clone(), read_only: false })
+        });
+        let mounts = rules.mounts.iter().map(copied).collect::<Result<Vec<_>, _>>()?;
+        Ok(Prepared { begun: self, mounts, home: home.transpose()? })
+    }
+
+    /// Mounts a file system that is memory: without a size it takes half of the machine's.
+    fn in_memory(&self, path: &Path, mode: &str) -> Result<(), RunError> {
+        let size = self.memory_files.map(|bytes| bytes.to_string());
+        let options = std::iter::once(("mode", mode)).chain(size.as_deref().map(|size| ("size", size)));
+        let options: Vec<_> = options.collect();
+        self.root.as_ref().map_or(Ok(()), |root| root.mount_at(path, "tmpfs", &options, NOSUID | NODEV))
+    }
+}
+
+impl Prepared {
+    /// Finishes the root and goes there.
+    pub(crate) fn enforce(self, rules: &SandboxRules) -> Result<(), RunError> {
+        let Self { begun, mounts, home } = self;
+        let Some(root) = &begun.root else {
+            return rustix::process::chdir(&rules.cwd).map_err(at("enter", rules.cwd.display().to_string()));
+        };
+        match home {
+            Some(kept) => root.place(kept)?,
+            None => begun.in_memory(&rules.home, "0700")?,
+        }
+        for file in &rules.files {
+            root.write(&file.path, &file.content)?;
+        }
+        for piece in mounts {
+            root.place(piece)?;
+        }
+        root.make_directory(Path::new("/run"))?;
+        root.seal()?;
+        root.enter(&rules.cwd)
+    }
+}
+
+/// A directory or file of the system's; none where this machine has none.
+fn system(path: &Path) -> Result<Option<Piece>, RunError> {
+    let name = || path.display().to_string();
+    match statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(error) => Err(at("look at", name())(error)),
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
+            let target = std::fs::read_link(path).map_err(at("read", name()))?;
+            Ok(Some(Piece::Link { path: path.to_owned(), target }))
+        }
+        Ok(_) => {
+            copied(&Mount { source: path.to_owned(), target: path.to_owned(), read_only: true }).map(Some)
+        }
+    }
 }
 
 /// Copies a mount of the rules, detached, with its attributes set.
@@ -199,10 +201,11 @@ struct Root {
 }
 
 impl Root {
-    /// Attaches it where it can be populated: over /tmp, which every machine has. All sources are copied already.
+    /// Attaches it where it can be populated: over the root itself. Whoever is below already stays there (a path begins at
+    /// the process's own root, whatever is mounted over it), so that the host's paths can still be named.
     fn attach() -> Result<Self, RunError> {
         let tree = fresh("tmpfs", &[("mode", "0755")], NOSUID | NODEV)?;
-        move_mount(tree.as_fd(), "", CWD, "/tmp", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        move_mount(tree.as_fd(), "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .map_err(at("attach", "the new root"))?;
         Ok(Self { directory: tree })
     }
@@ -244,10 +247,10 @@ impl Root {
         self.place(Piece::Tree { path: path.to_owned(), tree, directory: true })
     }
 
-    fn make_dev(&self, devices: Vec<Piece>) -> Result<(), RunError> {
+    fn make_dev(&self) -> Result<(), RunError> {
         self.mount("/dev", "tmpfs", &[("mode", "0755")], NOSUID | NOEXEC)?;
-        for piece in devices {
-            self.place(piece)?;
+        for name in DEVICES {
+            self.place(device(name)?)?;
         }
         self.mount(
             "/dev/pts",
@@ -339,7 +342,7 @@ impl Root {
     }
 
     /// Makes it the root and lets the old one go.
-    fn enter(self, cwd: &Path) -> Result<(), RunError> {
+    fn enter(&self, cwd: &Path) -> Result<(), RunError> {
         rustix::process::fchdir(&self.directory).map_err(at("enter", "the new root"))?;
         // pivot_root(2), "pivot_root(".", ".")": the old root is stacked below the new one, and taken away there.
         rustix::process::pivot_root(".", ".").map_err(at("enter", "the new root"))?;

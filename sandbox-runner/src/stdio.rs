@@ -2,7 +2,7 @@
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
@@ -11,7 +11,7 @@ use crate::NOT_BUILT;
 use crate::error::{RunError, at};
 
 /// Waits for them, and makes them this process's own.
-pub(crate) fn take(line: &OwnedFd) -> Result<(), RunError> {
+pub(crate) fn take(line: impl AsFd) -> Result<(), RunError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let message = recvmsg(line, &mut [IoSliceMut::new(&mut [0])], &mut ancillary, RecvFlags::CMSG_CLOEXEC)

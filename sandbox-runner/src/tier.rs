@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 
-use keyhatch_policies::rules::{NetworkInside, Requirement, SandboxRules};
+use keyhatch_policies::rules::{Foundation, NetworkInside, Requirement};
 
 use crate::error::RunError;
 use crate::sys::{self, Forked};
@@ -82,7 +82,7 @@ pub(crate) fn landlock_abi() -> i32 {
 }
 
 /// Enters namespaces, or says what is left without them. Refuses what the policy does not accept.
-pub(crate) fn prepare(rules: &SandboxRules, around: Around) -> Result<Chosen, RunError> {
+pub(crate) fn prepare(foundation: &Foundation, around: Around) -> Result<Chosen, RunError> {
     let abi = landlock_abi();
     let (without, in_container) = match around {
         Around::Host => (None, false),
@@ -90,7 +90,7 @@ pub(crate) fn prepare(rules: &SandboxRules, around: Around) -> Result<Chosen, Ru
     };
     let because = match without {
         Some(known) => Some(known),
-        None => match enter(&rules.network) {
+        None => match enter(&foundation.network) {
             Ok(()) => None,
             Err(RunError::NoNamespaces { source }) => Some(explain(&source)),
             Err(other) => return Err(other),
@@ -108,7 +108,7 @@ pub(crate) fn prepare(rules: &SandboxRules, around: Around) -> Result<Chosen, Ru
         // Joined, or missed, before this.
         Requirement::Cgroup => false,
     };
-    match rules.require.iter().find(missed) {
+    match foundation.require.iter().find(missed) {
         Some(what) => {
             let because = because.unwrap_or_default();
             Err(RunError::Required { what: *what, tier, abi, because, in_container })

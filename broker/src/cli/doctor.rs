@@ -8,7 +8,7 @@ use keyhatch_policies::mechanism::{Mechanism, State};
 use serde::Serialize;
 
 use super::args::Doctor;
-use super::run::beside;
+use super::runner::beside;
 use super::{Failure, exit, print, print_json};
 
 /// Everything that is said.

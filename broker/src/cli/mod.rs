@@ -15,6 +15,7 @@ mod policy;
 mod prompt;
 mod result;
 mod run;
+mod runner;
 mod sandbox;
 mod sequences;
 mod session;

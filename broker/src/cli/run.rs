@@ -2,23 +2,20 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, ExitStatus, Stdio};
+use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
 
-use keyhatch_policies::rules::{Observe, SandboxRules};
+use keyhatch_policies::rules::{Foundation, Observe};
 use keyhatch_policies::{Policy, ProjectAccess};
 use keyhatch_protocol::SessionId;
 use keyhatch_protocol::message::SOCKETS_INSIDE;
-use rustix::io::FdFlags;
-use tokio::process::Child;
 
 use super::args::Run;
 use super::bounds::Held;
 use super::result::{RunResult, Used};
+use super::runner::{NOT_STARTED, Waiting, attach, beside};
 use super::sandbox::Plan;
 use super::sequences::Shown;
 use super::stdio::{Kept, Outputs, Relayed, relay};
@@ -27,7 +24,8 @@ use super::{Failure, bounds, paths, policy, print_json, prompt, sandbox};
 use crate::cause::chain;
 use crate::control::client::Client;
 use crate::control::{Known, OpenedSession, Reply, Request};
-use crate::inside::{Host, Inside};
+use crate::inside::{Host, Inside, InsideError};
+use crate::limits::cgroup::Place;
 use crate::limits::watch::{Traffic, Watch, Watched};
 use crate::limits::{self, Hit, room};
 use crate::observe::{self, Observation, Seen, View};
@@ -35,9 +33,6 @@ use crate::paths::Paths;
 use crate::session::gitdir;
 use crate::session::report::SessionReport;
 use crate::{inside, registries, surface, sys};
-
-/// The runner's code for a sandbox that could not be built.
-const NOT_STARTED: i32 = 125;
 
 pub(super) fn run(args: &Run) -> Result<ExitCode, Failure> {
     run_reported(args).map(|(code, _)| code)
@@ -58,6 +53,9 @@ pub(super) fn run_reported(args: &Run) -> Result<(ExitCode, Option<SessionReport
     let paths = paths()?;
     // Before the connection: a tool may take long to answer, and the broker waits only so long for a request.
     let registries = registries::ask(&policy.network().registries, paths.state(), project.as_deref());
+    let place = bounds::place(&policy)?;
+    let observe = if args.explain { Observe::Paths } else { Observe::Refused };
+    let foundation = sandbox::foundation(&policy, place.is_some(), observe);
     let mut session = Client::connect_or_start(&paths)?;
     let request = Request::OpenSession {
         project: project.clone(),
@@ -68,33 +66,30 @@ pub(super) fn run_reported(args: &Run) -> Result<(ExitCode, Option<SessionReport
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::internal("the runtime", &e))?;
     session.send(request)?;
-    // Meanwhile: it has its libraries by the time there is something to build.
-    let waiting = Waiting::start(&runtime)?;
+    // Meanwhile: what every session of this policy has is built by the time this one is open.
+    let waiting = Waiting::start(&runtime, &foundation)?;
+    let host =
+        Host { paths: &paths, home: &sandbox::home(), project: project.as_deref(), origin: &source.origin };
+    let unfit = |error: InsideError| {
+        Failure::invalid(chain(&error), "keyhatch policy show NAME says what the policy wants inside")
+    };
+    let mut inside = inside::furnish(&policy, &host).map_err(unfit)?;
     let opened = match session.reply()? {
         Reply::Opened(opened) => opened,
         _ => return Err(Failure::unavailable("the broker answered something else", "stop the old broker")),
     };
     // Held while the sandbox lives, which is no longer than this process: should the broker die, the next one knows.
     let _alive = gitdir::hold(&paths.git_directories().join(opened.session.as_str())).ok();
-    let host = Host {
-        paths: &paths,
-        home: &sandbox::home(),
-        project: project.as_deref(),
-        files: &paths.files().join(opened.session.as_str()),
-        origin: &source.origin,
-    };
-    let inside = inside::furnish(&policy, &host).map_err(|error| {
-        Failure::invalid(chain(&error), "keyhatch policy show NAME says what the policy wants inside")
-    })?;
+    inside.cover(&paths.files().join(opened.session.as_str())).map_err(unfit)?;
     for note in opened.notes.iter().chain(&inside.notes) {
         eprintln!("keyhatch: {note}");
     }
     let start = project.clone().map(|project| if cwd.starts_with(&project) { cwd } else { project });
     let command = command(&args.command);
     let kept = args.json.then(|| Kept::of(&policy));
-    let made = Made { opened: &opened, policy: &policy, inside: &inside, project: project.as_deref() };
-    let outcome =
-        runtime.block_on(confined(&paths, (made, waiting), (start, command), (kept.clone(), args.explain)));
+    let made =
+        Made { foundation, opened: &opened, policy: &policy, inside: &inside, project: project.as_deref() };
+    let outcome = runtime.block_on(confined(&paths, (made, waiting, place), (start, command), kept.clone()));
     // The session ends with the connection that opened it at the latest, however this process dies.
     let hits = outcome.as_ref().map(|(outcome, _)| outcome.hits.clone()).unwrap_or_default();
     let (outcome, seen) = match outcome {
@@ -119,8 +114,9 @@ pub(super) fn run_reported(args: &Run) -> Result<(ExitCode, Option<SessionReport
 }
 
 /// What was made for a run before it started.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Made<'m> {
+    foundation: Foundation,
     opened: &'m OpenedSession,
     policy: &'m Policy,
     inside: &'m Inside,
@@ -233,12 +229,12 @@ fn command(given: &[OsString]) -> Vec<OsString> {
 
 async fn confined(
     paths: &Paths,
-    (made, waiting): (Made<'_>, Waiting),
+    (made, waiting, place): (Made<'_>, Waiting, Option<Place>),
     (cwd, command): (Option<PathBuf>, Vec<OsString>),
-    (kept, explain): (Option<Arc<Kept>>, bool),
+    kept: Option<Arc<Kept>>,
 ) -> Result<(Outcome, Seen), Failure> {
     let internal = |what: &'static str| move |error: io::Error| Failure::internal(what, &error);
-    let Made { opened, policy, inside, project } = made;
+    let Made { foundation, opened, policy, inside, project } = made;
     let helper = beside("keyhatch-helper")?;
     let (traffic, limits) = (Arc::new(Traffic::default()), policy.session_limits());
     let outputs = match kept {
@@ -246,10 +242,8 @@ async fn confined(
         None if limits.output.is_some() || limits.idle.is_some() => Outputs::Count(traffic.clone()),
         None => Outputs::PassOn(traffic.clone()),
     };
-    // Before the terminal is raw: what it says is a line of its own.
-    let place = bounds::place(policy)?;
     let relayed = relay(&outputs, Shown::of(policy)).map_err(internal("the terminal"))?;
-    let rules = sandbox::rules(&Plan {
+    let rules = sandbox::rules(Plan {
         opened,
         policy,
         inside,
@@ -257,8 +251,7 @@ async fn confined(
         cwd,
         command: &command,
         terminal: relayed.terminal.is_some() && rustix::termios::isatty(io::stdin()),
-        cgroup: place.is_some(),
-        observe: if explain { Observe::Paths } else { Observe::Refused },
+        foundation,
     })?;
     let Relayed { stdio, terminal, outputs } = relayed;
     let signals = Signals::listen()?;
@@ -272,7 +265,8 @@ async fn confined(
     let reads = project.filter(|_| policy.sandbox().project == ProjectAccess::Read);
     let observation =
         Observation::start(observer, View::of(&rules, reads)).map_err(internal("the observer"))?;
-    attach(paths, &opened.session, handoff, &mut runner).await?;
+    attach(paths, &opened.session, &handoff, &mut runner).await?;
+    drop(handoff);
     let held = held.map(Held::listen).transpose().map_err(internal("the hand-off socket"))?;
     let mut watch = Watch::start(
         policy,
@@ -313,104 +307,4 @@ async fn confined(
     let peak = ended.told.peak.unwrap_or_else(|| watch.peak().max(children.largest));
     let used = Used { peak, wall, children };
     Ok((Outcome { ended, hits, used }, observation.finish()))
-}
-
-/// Finds a program of ours beside this one.
-pub(super) fn beside(name: &str) -> Result<PathBuf, Failure> {
-    let own = std::env::current_exe().map_err(|e| Failure::internal("this program's place", &e))?;
-    let path = own.with_file_name(name);
-    if path.is_file() {
-        return Ok(path);
-    }
-    Err(Failure::unavailable(
-        format!("{name} is not beside keyhatch, in {}", own.parent().unwrap_or(Path::new("/")).display()),
-        "cargo build --release builds all three programs into one directory",
-    ))
-}
-
-/// A runner that was started and waits for its rules, with sockets for those, for the listeners and for the observer.
-struct Waiting {
-    runner: Child,
-    rules: UnixStream,
-    handoff: UnixStream,
-    observer: UnixStream,
-}
-
-impl Waiting {
-    /// Starts it. Dropped, it is killed; should this process die, its rules never come, and it ends.
-    fn start(runtime: &tokio::runtime::Runtime) -> Result<Self, Failure> {
-        let internal = |what: &'static str| move |error: io::Error| Failure::internal(what, &error);
-        let program = beside("keyhatch-run")?;
-        let mut command = tokio::process::Command::new(program);
-        let mut line = |option: &str| -> Result<_, Failure> {
-            let (ours, theirs) = UnixStream::pair().map_err(internal("a socket pair"))?;
-            let theirs = OwnedFd::from(theirs);
-            rustix::io::fcntl_setfd(&theirs, FdFlags::empty())
-                .map_err(|e| Failure::internal("a descriptor", &io::Error::from(e)))?;
-            command.arg(option).arg(theirs.as_raw_fd().to_string());
-            Ok((ours, theirs))
-        };
-        let (rules, rules_fd) = line("--rules-fd")?;
-        let (handoff, handoff_fd) = line("--handoff-fd")?;
-        let (observer, observer_fd) = line("--observer-fd")?;
-        // Its own come with the rules: a terminal is not raw before all notes are printed.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
-        command.env_clear().kill_on_drop(true);
-        if rustix::process::getuid().is_root() {
-            command.arg("--as-root");
-        }
-        let _inside = runtime.enter();
-        let runner = command.spawn().map_err(internal("cannot start keyhatch-run"))?;
-        drop((rules_fd, handoff_fd, observer_fd));
-        Ok(Self { runner, rules, handoff, observer })
-    }
-
-    /// Gives it what it waits for: standard descriptors, then the rules to their end.
-    fn give(
-        self,
-        rules: &SandboxRules,
-        stdio: &[OwnedFd; 3],
-    ) -> Result<(Child, UnixStream, UnixStream), Failure> {
-        let text =
-            serde_json::to_vec(rules).map_err(|error| Failure::internal("the sandbox's rules", &error))?;
-        let mut line = self.rules;
-        let given = sys::send_descriptors(line.as_fd(), &stdio.each_ref().map(AsFd::as_fd))
-            .and_then(|()| io::Write::write_all(&mut line, &text));
-        if let Err(error) = given {
-            // It is gone, and has said why; whoever waits for its sockets sees its status.
-            tracing::debug!(%error, "the runner takes no rules");
-        }
-        Ok((self.runner, self.handoff, self.observer))
-    }
-}
-
-/// Passes the sandbox's sockets from the runner to the broker.
-async fn attach(
-    paths: &Paths,
-    session: &SessionId,
-    handoff: UnixStream,
-    runner: &mut Child,
-) -> Result<(), Failure> {
-    let received = tokio::task::spawn_blocking(move || {
-        use std::os::fd::AsFd;
-        sys::receive_descriptors(handoff.as_fd())
-    });
-    let sockets = match received.await {
-        // Without namespaces, or with the host's network, there is no loopback of the sandbox's own.
-        Ok(Ok(sockets)) if sockets.is_empty() => return Ok(()),
-        Ok(Ok(sockets)) => sockets,
-        Ok(Err(_)) | Err(_) => {
-            // The runner said why on standard error; its exit status is the answer.
-            let status = runner.wait().await.map_err(|e| Failure::internal("the runner", &e))?;
-            let code = status.code().unwrap_or(125);
-            std::process::exit(code);
-        }
-    };
-    let mut client = Client::connect(paths)?;
-    client.send(Request::AttachSockets { session: session.clone(), runner: runner.id().unwrap_or(0) })?;
-    use std::os::fd::AsFd;
-    let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-    client.send_descriptors(&sockets)?;
-    client.reply()?;
-    Ok(())
 }

@@ -5,13 +5,14 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use keyhatch_policies::Policy;
-use keyhatch_policies::rules::{FileInside, Mount, Observe, SandboxRules};
+use keyhatch_policies::rules::{FileInside, Foundation, Mount, Observe, SandboxRules};
 use keyhatch_protocol::message::{HELPER_INSIDE, SOCKETS_INSIDE, SOCKETS_VARIABLE};
 
 use super::Failure;
 use crate::control::OpenedSession;
 use crate::inside::Inside;
 use crate::inside::system::{KEPT, SYSTEM, limits};
+use crate::network::plan;
 
 /// Where programs are looked for inside. In `/run` there is one: the helper.
 const PATH_INSIDE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run";
@@ -32,10 +33,8 @@ pub(super) struct Plan<'p> {
     pub(super) command: &'p [OsString],
     /// Whether standard input is a terminal.
     pub(super) terminal: bool,
-    /// Whether a cgroup limits memory, processes and processor.
-    pub(super) cgroup: bool,
-    /// What is looked at, to explain what fails.
-    pub(super) observe: Observe,
+    /// What the runner was started on.
+    pub(super) foundation: Foundation,
 }
 
 /// The user's home, and where it is inside.
@@ -44,12 +43,26 @@ pub(super) fn home() -> PathBuf {
     home.unwrap_or_else(|| PathBuf::from("/home/agent"))
 }
 
+/// What every session of a policy has: with a cgroup that limits memory, processes and processor or without, and looked at
+/// to explain what fails.
+pub(super) fn foundation(policy: &Policy, cgroup: bool, observe: Observe) -> Foundation {
+    Foundation {
+        system: SYSTEM.iter().map(PathBuf::from).collect(),
+        network: plan::inside(policy.network()),
+        limits: limits(policy.session_limits(), cgroup),
+        cgroup,
+        observe: Some(observe),
+        require: policy.sandbox().require.clone(),
+    }
+}
+
 /// Makes the rules for one run.
-pub(super) fn rules(plan: &Plan<'_>) -> Result<SandboxRules, Failure> {
-    let Plan { opened, policy, inside, helper, cwd, command, terminal, cgroup, observe } = plan;
+pub(super) fn rules(plan: Plan<'_>) -> Result<SandboxRules, Failure> {
+    let env = environment(&plan);
+    let Plan { opened, policy: _, inside, helper, cwd, command, terminal, foundation } = plan;
+    let Foundation { system, network, limits, cgroup, observe, require } = foundation;
     let (home, user) = (home(), user_name());
-    let mut mounts =
-        vec![Mount { source: (*helper).to_owned(), target: HELPER_INSIDE.into(), read_only: true }];
+    let mut mounts = vec![Mount { source: helper.to_owned(), target: HELPER_INSIDE.into(), read_only: true }];
     mounts.extend(opened.mounts.iter().cloned());
     mounts.extend(inside.mounts.iter().cloned());
     let mut files = system_files(&user, &home);
@@ -60,21 +73,21 @@ pub(super) fn rules(plan: &Plan<'_>) -> Result<SandboxRules, Failure> {
     })?;
     Ok(SandboxRules {
         session: opened.session.clone(),
-        cwd: cwd.clone().unwrap_or_else(|| home.clone()),
-        env: environment(plan, &user, &home),
+        cwd: cwd.unwrap_or_else(|| home.clone()),
+        env,
         home,
         home_source: inside.home.clone(),
-        system: SYSTEM.iter().map(PathBuf::from).collect(),
+        system,
         mounts,
         files,
         command,
-        network: opened.network.clone(),
-        terminal: *terminal,
-        limits: limits(policy.session_limits(), *cgroup),
-        cgroup: *cgroup,
-        observe: Some(*observe),
+        network,
+        terminal,
+        limits,
+        cgroup,
+        observe,
         quiet: false,
-        require: policy.sandbox().require.clone(),
+        require,
         fallback: fallback(opened),
     })
 }
@@ -92,7 +105,8 @@ fn user_name() -> String {
     std::env::var("USER").ok().filter(plain).unwrap_or_else(|| "agent".to_owned())
 }
 
-fn environment(plan: &Plan<'_>, user: &str, home: &Path) -> BTreeMap<String, String> {
+fn environment(plan: &Plan<'_>) -> BTreeMap<String, String> {
+    let (home, user) = (home(), user_name());
     let sandbox = plan.policy.sandbox();
     let kept = KEPT.iter().copied().chain(sandbox.keep.iter().map(String::as_str));
     let mut env: BTreeMap<String, String> = kept
@@ -105,8 +119,8 @@ fn environment(plan: &Plan<'_>, user: &str, home: &Path) -> BTreeMap<String, Str
     let programs = plan.inside.programs.iter().filter_map(|directory| directory.to_str());
     set("PATH", &programs.chain([PATH_INSIDE]).collect::<Vec<_>>().join(":"));
     set("HOME", &home.to_string_lossy());
-    set("USER", user);
-    set("LOGNAME", user);
+    set("USER", &user);
+    set("LOGNAME", &user);
     set("SHELL", "/bin/sh");
     set("TMPDIR", "/tmp");
     // A git that was built with another place for its system configuration finds ours all the same.

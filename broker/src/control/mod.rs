@@ -10,7 +10,7 @@ pub mod server;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use keyhatch_policies::rules::{FileInside, Mount, NetworkInside};
+use keyhatch_policies::rules::{FileInside, Mount};
 use keyhatch_policies::{CredentialChoice, Operation};
 use keyhatch_protocol::{
     ChangedFile, CommitFact, RequestId, Risk, SessionId, SignFacts, TagFact, UpdateFact,
@@ -252,8 +252,6 @@ pub struct OpenedSession {
     pub mounts: Vec<Mount>,
     /// Files inside, git's system configuration among them.
     pub files: Vec<FileInside>,
-    /// The network, and the sockets in it that are handed over.
-    pub network: NetworkInside,
     /// Variables that lead tools to the session's proxy and registries.
     pub env: BTreeMap<String, String>,
     /// What the user should know at the start, a line each.

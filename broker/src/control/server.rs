@@ -173,7 +173,6 @@ async fn open_session(
         sockets: session.sockets().clone(),
         mounts: furniture.mounts,
         files: furniture.files,
-        network: furniture.network,
         env: furniture.env,
         notes: furniture.notes,
     };

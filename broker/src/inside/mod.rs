@@ -27,8 +27,6 @@ pub struct Host<'h> {
     pub home: &'h Path,
     /// The project, where the session has one.
     pub project: Option<&'h Path>,
-    /// A directory of the session's own, where files can be made.
-    pub files: &'h Path,
     /// Where the policy came from: with its name it says whose the home is.
     pub origin: &'h str,
 }
@@ -38,8 +36,10 @@ pub struct Host<'h> {
 pub struct Inside {
     /// The directory of the host that is the home; none for one in memory.
     pub home: Option<PathBuf>,
-    /// Tools, and empty files over what is hidden.
+    /// Tools; once it is covered, empty files over what is hidden too.
     pub mounts: Vec<Mount>,
+    /// What is hidden: paths of the host's.
+    pub masked: Vec<PathBuf>,
     /// Directories with programs, for `PATH`: paths inside.
     pub programs: Vec<PathBuf>,
     /// What the user should know at the start, a line each.
@@ -75,20 +75,30 @@ pub fn furnish(policy: &Policy, host: &Host<'_>) -> Result<Inside, InsideError> 
     if sandbox.home == HomeChoice::Persistent {
         inside.home = Some(home::of_policy(host.paths, policy.name(), host.origin)?);
     }
-    let mut masked = Vec::new();
     for tool in &sandbox.tools {
         let Some(found) = tools::find(host.home, tool)? else { continue };
         inside.programs.extend(found.programs);
-        masked.extend(found.masked);
+        inside.masked.extend(found.masked);
         inside.mounts.push(found.mount);
     }
     if let Some(project) = host.project.filter(|_| sandbox.project != ProjectAccess::None) {
         let hidden = hide::find(project, &sandbox.hide);
         inside.notes.extend(hidden.note(project));
-        masked.extend(hidden.files);
+        inside.masked.extend(hidden.files);
     }
-    inside.mounts.extend(shown_empty(masked, host.files)?);
     Ok(inside)
+}
+
+impl Inside {
+    /// Covers what is hidden with an empty file in `files`, a directory of the session's own.
+    ///
+    /// # Errors
+    /// When the empty file cannot be made.
+    pub fn cover(&mut self, files: &Path) -> Result<(), InsideError> {
+        let covered = shown_empty(std::mem::take(&mut self.masked), files)?;
+        self.mounts.extend(covered);
+        Ok(())
+    }
 }
 
 /// Empty files over what a policy hides in a project, at the host's paths, and what the user should know. `files` is a

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use keyhatch_policies::rules::{FileInside, Mount, NetworkInside};
+use keyhatch_policies::rules::{FileInside, Mount};
 use keyhatch_policies::{GitDirectory, Policy, Project, ProjectAccess, Terms};
 use keyhatch_protocol::message::BRIDGE_BASE;
 use keyhatch_protocol::{Identity, ObjectId, Remote, SessionId};
@@ -161,8 +161,6 @@ pub struct Furniture {
     pub files: Vec<FileInside>,
     /// What the user should know.
     pub notes: Vec<String>,
-    /// The network, and the sockets in it that are handed over.
-    pub network: NetworkInside,
     /// Variables that lead tools to the proxy and to registries.
     pub env: BTreeMap<String, String>,
     /// The front end of a session with the host's network, not served yet.
@@ -227,7 +225,6 @@ impl Session {
             mounts,
             files: vec![FileInside { bridged, ..FileInside::new("/etc/gitconfig", inside(front_end)) }],
             notes: git.notes,
-            network: plan::inside(policy.network()),
             env: plan::environment(policy.network()),
             on_host,
         };

@@ -10,6 +10,7 @@ use crate::error::{RunError, at};
 use crate::landlocked::end_all_below;
 use crate::launch;
 use crate::outer::{mirrored, said};
+use crate::rules::Rest;
 use crate::supervise::Ended;
 use crate::sys::{self, Forked};
 use crate::tier::Around;
@@ -54,7 +55,7 @@ pub(super) fn run(
 /// Starts the sandbox with nobody at the other end of its lines.
 pub(super) fn launched(rules: &SandboxRules, around: Around) -> Result<Ended, RunError> {
     let (ours, theirs) = UnixStream::pair().map_err(at("open", "a socket pair"))?;
-    let ended = launch::launch(rules, (theirs.into(), None), around);
+    let ended = launch::launch(Rest::known(rules), (theirs.into(), None), around);
     drop(ours);
     ended
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cause::chain;
 use crate::cli::args::ForContainer;
 use crate::cli::decide::unexpected;
-use crate::cli::{Failure, paths, run};
+use crate::cli::{Failure, paths, run, runner};
 use crate::control::client::Client;
 use crate::control::{OpenedContainer, Reply, Request};
 use crate::inside;
@@ -39,9 +39,9 @@ pub(super) fn open(args: &ForContainer, how: How) -> Result<(Client, OpenedConta
     let lasts = policy.session_limits().time.map_or(how.lasts, |time| time.min(how.lasts));
     let container = Container {
         target: args.target.clone(),
-        helper: run::beside("keyhatch-helper")?,
+        helper: runner::beside("keyhatch-helper")?,
         // Where it was not built, there is no `run --inside`, and everything else.
-        runner: run::beside("keyhatch-run-static").ok(),
+        runner: runner::beside("keyhatch-run-static").ok(),
         over_etc: args.etc_gitconfig,
         in_place: how.in_place,
         name: how.name,
