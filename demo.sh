@@ -22,7 +22,7 @@ if [ -n "$missing" ]; then
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
 
-cargo build --release -p keyhatch-broker -p keyhatch-run
+cargo build --release -p keyhatch-broker
 packaging/static-helper.sh "${CARGO_TARGET_DIR:-target}/release"
 programs=${CARGO_TARGET_DIR:-target}/release
 

@@ -1,7 +1,8 @@
 //! `keyhatch run -- true` with the broker running, session opening included, beside other ways to start a sandbox; in an
 //! empty project and in one of 300,000 files. Tools take turns, so that a slow moment of the machine is everybody's.
 //!
-//! cargo build --release && KEYHATCH_BIN=$PWD/target/release cargo bench -p keyhatch-tests --bench startup
+//! cargo build --release -p keyhatch-broker && packaging/static-helper.sh
+//! KEYHATCH_BIN=$PWD/target/release cargo bench -p keyhatch-tests --bench startup
 //!
 //! Peers that are not installed are named and left out: firejail (Debian), podman (Debian; rootless, from a root file system
 //! that tests/images/build.sh makes), srt (npm @anthropic-ai/sandbox-runtime) and sandlock (PyPI; a library, so Python starts

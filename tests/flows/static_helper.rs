@@ -57,6 +57,18 @@ fn it_starts_in_an_empty_read_only_root_as_anybody_and_says_what_is_not_there() 
 }
 
 #[test]
+fn the_runner_confines_on_the_host_too() {
+    let world = World::new();
+    let runner = world.static_helper().with_file_name("keyhatch-run-static");
+    std::fs::rename(runner, world.path("bin/keyhatch-run")).expect("it takes the other's place");
+    let project = world.project("p", "https://h.example/p.git");
+    let ran = world.run(&project, "default", "git log --format=%s -1; echo y >/usr/x; ls /boot; exit 7");
+    assert_eq!(ran.code(), 7, "{ran:?}");
+    assert_eq!(ran.stdout.lines().count(), 1, "git finds its commit, and /boot lists nothing: {ran:?}");
+    assert!(ran.stderr.contains("/usr/x: Read-only") && ran.stderr.contains("/boot"), "{ran:?}");
+}
+
+#[test]
 fn it_starts_in_a_container_that_has_nothing_else() {
     let world = World::new();
     let helper = world.static_helper();
