@@ -130,7 +130,7 @@ fn git_finds_the_projects_repository_and_each_other_one_where_it_is() {
     let ran = run(&world, &project, script);
     let at = |below: &str| project.join(below).display().to_string();
     let expected = [
-        &at("").trim_end_matches('/').to_owned(),
+        &project.display().to_string(),
         "Add kept",
         &at("src/made"),
         "made",
