@@ -3,7 +3,9 @@
 //! Comes in: the host's git directory, trusted. Goes out: a directory of ours, which is the session's from the moment
 //! it is mounted. What is copied does not grow with history: objects never are.
 
-use std::fs::{self, File};
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -19,9 +21,26 @@ use super::reflog::LogEntry;
 use super::refs::{Base, Head, Refs, loose, packed, render_packed};
 use super::state::{Outcome, State, Tree};
 
+/// Directories of a session's git directory, parents first.
+const DIRECTORIES: &[&str] = &[
+    "objects",
+    "objects/info",
+    "objects/pack",
+    "info",
+    "logs",
+    "logs/refs",
+    "logs/refs/heads",
+    "refs",
+    "refs/heads",
+    "refs/tags",
+    "hooks",
+];
+/// The log of the stash, and of `HEAD`.
+const STASH: &str = "logs/refs/stash";
+const HEAD_LOG: &str = "logs/HEAD";
 /// Files of a shared git directory that are taken as they are.
 const COMMON: &[&str] =
-    &["description", "shallow", "info/exclude", "info/attributes", "info/sparse-checkout", "logs/refs/stash"];
+    &["description", "shallow", "info/exclude", "info/attributes", "info/sparse-checkout", STASH];
 /// Files of a worktree's own git directory: what it is in the middle of goes on inside.
 const OWN: &[&str] = &[
     "HEAD",
@@ -40,7 +59,7 @@ const OWN: &[&str] = &[
     "BISECT_NAMES",
     "BISECT_TERMS",
     "COMMIT_EDITMSG",
-    "logs/HEAD",
+    HEAD_LOG,
     "info/sparse-checkout",
 ];
 /// Directories that are taken whole, where they are small.
@@ -91,15 +110,20 @@ pub fn build(
         outcome: Outcome::default(),
     };
     let (session, agreed) = (state.session(), state.agreed());
-    for path in ["objects/info", "objects/pack", "info", "logs/refs", "refs/heads", "refs/tags", "hooks"] {
-        fs::create_dir_all(session.join(path))?;
+    for path in [directory, &session, &agreed] {
+        fs::create_dir(path)?;
     }
-    fs::create_dir_all(&agreed)?;
+    for path in DIRECTORIES {
+        fs::create_dir(session.join(path))?;
+    }
+    let mut stash = None;
     for name in COMMON {
-        copy(&repository.common, &session, name)?;
-    }
-    if repository.common.join("shallow").exists() {
-        fs::copy(repository.common.join("shallow"), agreed.join("shallow"))?;
+        let taken = copy(&repository.common, &session, name)?;
+        match (*name, &taken) {
+            ("shallow", Some(bytes)) => fs::write(agreed.join("shallow"), bytes)?,
+            (STASH, _) => stash = taken,
+            _ => {}
+        }
     }
     let stores: String =
         (0..repository.stores.len()).map(|n| format!("{}\n", store_inside(number, n).display())).collect();
@@ -108,8 +132,8 @@ pub fn build(
     copy_hooks(&repository.common.join("hooks"), &session.join("hooks"))?;
     refs(repository, &mut state)?;
     logs(&repository.common, &session)?;
-    let log = fs::read(session.join("logs/refs/stash")).unwrap_or_default();
-    state.stash = LogEntry::tail(&log, usize::MAX).into_iter().map(|entry| entry.new).collect();
+    state.stash =
+        LogEntry::tail(&stash.unwrap_or_default(), usize::MAX).into_iter().map(|entry| entry.new).collect();
     state.host_stash.clone_from(&state.stash);
     if let Some(id) = state.stash.last() {
         fs::write(session.join("refs/stash"), format!("{id}\n"))?;
@@ -141,31 +165,44 @@ pub fn add_tree(
     has_index: bool,
 ) -> io::Result<Vec<Vec<u8>>> {
     let to = if within == "." { state.session() } else { state.session().join(within) };
-    for directory in ["logs", "info"] {
-        fs::create_dir_all(to.join(directory))?;
-    }
-    for name in OWN {
-        copy(git_dir, &to, name)?;
-    }
-    if let Ok(names) = fs::read_dir(git_dir) {
-        for entry in names.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("sharedindex.")) {
-            fs::copy(entry.path(), to.join(entry.file_name()))?;
+    if within != "." {
+        for directory in ["logs", "info"] {
+            fs::create_dir_all(to.join(directory))?;
         }
     }
-    for name in SMALL_TREES {
-        copy_tree(&git_dir.join(name), &to.join(name), &mut 0)?;
+    // Most of what could be there is not: the names say so, and nothing need be tried.
+    let names = names(git_dir)?;
+    let (mut head, mut log) = (None, Vec::new());
+    for name in OWN {
+        let first = name.split('/').next().unwrap_or(name);
+        let taken = if names.contains(OsStr::new(first)) { copy(git_dir, &to, name)? } else { None };
+        match (*name, taken) {
+            ("HEAD", Some(bytes)) => head = Head::parse(&bytes),
+            (HEAD_LOG, Some(bytes)) => log = bytes,
+            _ => {}
+        }
+    }
+    for name in names.iter().filter_map(|name| name.to_str()) {
+        if name.starts_with("sharedindex.") {
+            copy(git_dir, &to, name)?;
+        } else if SMALL_TREES.contains(&name) {
+            copy_tree(&git_dir.join(name), &to.join(name), &mut 0)?;
+        }
     }
     let submodules = index(git_dir, (&to, &state.agreed_index(state.trees.len())), state.format)?;
-    let head = host::head(git_dir, state.reftable);
-    if state.reftable
-        && let Some(head) = &head
-    {
-        fs::write(to.join("HEAD"), head.render())?;
+    if state.reftable {
+        head = host::head(git_dir, state.reftable);
+        if let Some(head) = &head {
+            fs::write(to.join("HEAD"), head.render())?;
+        }
     }
-    let log = fs::read(to.join("logs/HEAD")).unwrap_or_default();
     let logged = LogEntry::lines(&log).count();
     state.trees.push(Tree { within: within.to_owned(), has_index, head, logged, host_log: log.len() });
     Ok(submodules)
+}
+
+fn names(directory: &Path) -> io::Result<BTreeSet<OsString>> {
+    fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect()
 }
 
 /// The index: what is agreed on is the very file that the session gets a copy of, also where the host's git puts another
@@ -208,8 +245,8 @@ fn refs(repository: &Repository, state: &mut State) -> io::Result<()> {
     };
     for (name, id) in &loose {
         let path = session.join(name.as_str());
-        fs::create_dir_all(path.parent().unwrap_or(&session))?;
-        fs::write(path, format!("{id}\n"))?;
+        let value = format!("{id}\n");
+        with_parents(&path, || fs::write(&path, &value))?;
     }
     state.base.since = loose.into_iter().map(|(name, id)| (name, Some(id))).collect();
     symbolic(&repository.common.join("refs/remotes"), &session.join("refs/remotes"))
@@ -296,20 +333,25 @@ pub fn borrow_hooks(state: &State, from: &Path) -> io::Result<&'static Path> {
     Ok(name)
 }
 
-fn copy(from: &Path, to: &Path, name: &str) -> io::Result<()> {
-    match File::open(from.join(name)) {
-        Ok(mut from) => {
-            let to = to.join(name);
-            // New, with a mode of ours: a read-only file of the host's would be one that git inside cannot replace.
-            let made = File::create(&to).or_else(|_| {
-                fs::create_dir_all(to.parent().unwrap_or(&to))?;
-                File::create(&to)
-            });
-            io::copy(&mut from, &mut made?).map(drop)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
+/// Takes a file of the host's, and returns what is in it; none where it is not there.
+fn copy(from: &Path, to: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let bytes = match fs::read(from.join(name)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let to = to.join(name);
+    // New, with a mode of ours: a read-only file of the host's would be one that git inside cannot replace.
+    with_parents(&to, || fs::write(&to, &bytes))?;
+    Ok(Some(bytes))
+}
+
+/// Writes something, and makes the directories around it only where it cannot be written without.
+fn with_parents<T>(to: &Path, write: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    write().or_else(|_| {
+        fs::create_dir_all(to.parent().unwrap_or(to))?;
+        write()
+    })
 }
 
 fn copy_tree(from: &Path, to: &Path, taken: &mut usize) -> io::Result<()> {
@@ -323,8 +365,7 @@ fn copy_tree(from: &Path, to: &Path, taken: &mut usize) -> io::Result<()> {
         if kind.is_dir() {
             copy_tree(&entry.path(), &to, taken)?;
         } else if kind.is_file() && entry.metadata()?.len() <= MAX_SMALL_FILE {
-            fs::create_dir_all(to.parent().unwrap_or(&to))?;
-            fs::copy(entry.path(), &to)?;
+            with_parents(&to, || fs::copy(entry.path(), &to))?;
             *taken += 1;
         }
     }

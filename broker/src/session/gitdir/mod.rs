@@ -42,7 +42,7 @@ mod untouched;
 mod worktree;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -202,12 +202,9 @@ fn protect_nested(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mo
 
 /// Has the git inside leave placeholders out, whatever is added.
 fn exclude(session: &Path, protected: &protect::Protected, worktree: &Path) -> io::Result<()> {
-    let path = session.join("info/exclude");
-    let mut text = fs::read(&path).unwrap_or_default();
-    text.extend(b"\n");
-    text.extend(protected.excluded(worktree).into_bytes());
-    fs::create_dir_all(session.join("info"))?;
-    fs::write(path, text)
+    // Appended: a file system flushes what is truncated and written anew when it is closed.
+    let mut file = fs::OpenOptions::new().append(true).create(true).open(session.join("info/exclude"))?;
+    file.write_all(format!("\n{}", protected.excluded(worktree)).as_bytes())
 }
 
 /// Where a configuration keeps what it knows of upstreams.
