@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -112,6 +113,15 @@ impl Keeper {
     }
 }
 
+/// What is to be said at the end, and what is left to do after it.
+struct Finished {
+    sections: Vec<Section>,
+    /// Directories that are gone from the project.
+    gone: Vec<OwnedFd>,
+    /// Whether all was brought: then nobody needs the session's directory.
+    done: bool,
+}
+
 struct Work {
     directory: PathBuf,
     record: Arc<Mutex<Record>>,
@@ -140,9 +150,10 @@ impl Work {
         loop {
             match orders.recv_timeout(wait) {
                 Ok(Order { over, answer }) => {
-                    let (sections, done) = self.finish(over);
+                    let Finished { sections, gone, done } = self.finish(over);
                     // Whoever asked may be gone; the report is kept all the same.
                     drop(answer.send(sections));
+                    drop(gone);
                     if done {
                         self.clear();
                     }
@@ -251,8 +262,8 @@ impl Work {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).repositories.clone()
     }
 
-    /// Brings what is left to bring, and says what must be said. Whether that was all: then nobody needs the directory.
-    fn finish(&mut self, over: bool) -> (Vec<Section>, bool) {
+    /// Brings what is left to bring, and says what must be said.
+    fn finish(&mut self, over: bool) -> Finished {
         let mut well = false;
         for _ in 0..LAST_ROUNDS {
             let before = self.states();
@@ -264,7 +275,7 @@ impl Work {
         let mut more = self.said_of_the_project();
         if !well {
             more.push(report::left(&self.directory));
-            return (more, false);
+            return Finished { sections: more, gone: Vec::new(), done: false };
         }
         let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         let place = self.state_directory().map(|state| state.join("kept").join(record.session.as_str()));
@@ -272,18 +283,19 @@ impl Work {
             Some(Err(error)) => {
                 tracing::warn!(%error, "a repository that a session set up cannot be kept");
                 more.push(report::left(&self.directory));
-                return (more, false);
+                return Finished { sections: more, gone: Vec::new(), done: false };
             }
             kept => more.extend(kept.and_then(Result::ok).flatten()),
         }
-        more.extend(self.uncover(&record, over));
+        let (covered, gone) = self.uncover(&record, over);
+        more.extend(covered);
         // The record first: without one, what a death leaves from here on is nothing to be brought, and the next start
         // removes it.
         let forgotten = Record::forget(&self.directory);
         if let Err(error) = &forgotten {
             tracing::warn!(%error, "a session's git directory is left behind");
         }
-        (more, forgotten.is_ok())
+        Finished { sections: more, gone, done: forgotten.is_ok() }
     }
 
     /// Removes the session's directory. Nobody waits for it: of a large project it takes a while.
@@ -294,16 +306,15 @@ impl Work {
     }
 
     /// Removes what was made to mount on, unless a container may still run that would then be free to make it.
-    fn uncover(&self, record: &Record, over: bool) -> Option<Section> {
+    fn uncover(&self, record: &Record, over: bool) -> (Option<Section>, Vec<OwnedFd>) {
         let kept = self.state_directory().map(|state| state.join("placeholders"));
         if let Some(kept) = kept.filter(|_| record.container && !over && !record.placeholders.is_empty()) {
             match placeholder::keep(&kept, &record.placeholders, &record.session) {
-                Ok(()) => return Some(report::covered(record)),
+                Ok(()) => return (Some(report::covered(record)), Vec::new()),
                 Err(error) => tracing::warn!(%error, "what is mounted on is not kept for a container"),
             }
         }
-        placeholder::remove(&record.placeholders, &record.session);
-        None
+        (None, placeholder::remove(&record.placeholders, &record.session))
     }
 
     /// The sessions' directories and what is known of projects lie side by side in it.
@@ -392,7 +403,8 @@ pub fn recover(directory: &Path, finished: impl Fn(&Record, Vec<Section>) + Send
                 work.rounds(false);
                 thread::sleep(TICK * 5);
             }
-            let (left, done) = work.finish(false);
+            let Finished { sections: left, gone, done } = work.finish(false);
+            drop(gone);
             if done {
                 work.clear();
             }

@@ -97,7 +97,7 @@ pub fn build(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>>
     make_private(ground.directory).map_err(io::Error::other)?;
     let built = furnish(ground, record);
     if built.is_err() {
-        placeholder::remove(&record.placeholders, &record.session);
+        drop(placeholder::remove(&record.placeholders, &record.session));
     }
     built
 }
@@ -229,7 +229,7 @@ fn blank(ground: &Ground<'_>, record: &mut Record) -> io::Result<Mount> {
     let directory = ground.directory.join("blank");
     let target = record.project.join(".git");
     fs::create_dir_all(directory.join("git"))?;
-    record.placeholders.extend(placeholder::place(&target, true, &record.session)?);
+    record.placeholders.extend(placeholder::place(&target, true, &record.session)?.ours());
     let mount = Mount { source: directory.join("git"), target, read_only: false };
     record.blank = Some(Blank { worktree: record.project.clone(), directory });
     Ok(mount)

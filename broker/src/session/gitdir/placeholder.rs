@@ -7,17 +7,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use keyhatch_protocol::SessionId;
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::paths::make_private;
 
 /// Longest list of kept ones that is read back.
 const MAX_KEPT: u64 = 1024 * 1024;
+/// Most directories that are tidied up together.
+const MAX_GONE: usize = 64;
 
 /// One placeholder of one session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,31 +38,52 @@ pub struct Placeholder {
 /// Who mounts over which placeholder: sessions of this process, and those that an earlier one left.
 static HELD: Mutex<BTreeMap<(u64, u64), BTreeSet<String>>> = Mutex::new(BTreeMap::new());
 
-/// Makes sure that something is at `path`; returns it where it is a placeholder, new or another session's. Nothing
-/// where the user has something there.
+/// What is at a path.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// A placeholder, new or another session's.
+    Ours(Placeholder),
+    /// Something of the user's.
+    Theirs,
+    /// A link of the user's, not followed.
+    Link,
+}
+
+impl Placed {
+    /// The placeholder, where it is one.
+    #[must_use]
+    pub fn ours(self) -> Option<Placeholder> {
+        match self {
+            Self::Ours(placeholder) => Some(placeholder),
+            Self::Theirs | Self::Link => None,
+        }
+    }
+}
+
+/// Makes sure that something is at `path`, and says what.
 ///
 /// # Errors
 /// When it cannot be made.
-pub fn place(path: &Path, directory: bool, session: &SessionId) -> io::Result<Option<Placeholder>> {
+pub fn place(path: &Path, directory: bool, session: &SessionId) -> io::Result<Placed> {
     // Held across making and noting: a session that ends meanwhile must not remove it.
     let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
     let made = if directory {
-        fs::create_dir(path)
+        fs::create_dir(path).map(|()| None)
     } else {
-        fs::OpenOptions::new().write(true).create_new(true).open(path).map(drop)
+        fs::OpenOptions::new().write(true).create_new(true).open(path).map(Some)
     };
-    let made = match made {
-        Ok(()) => true,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+    let (made, metadata) = match made {
+        Ok(Some(file)) => (true, file.metadata()?),
+        Ok(None) => (true, fs::symlink_metadata(path)?),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (false, fs::symlink_metadata(path)?),
         Err(error) => return Err(error),
     };
-    let metadata = fs::symlink_metadata(path)?;
     let inode = (metadata.dev(), metadata.ino());
     if !made && !held.contains_key(&inode) {
-        return Ok(None);
+        return Ok(if metadata.is_symlink() { Placed::Link } else { Placed::Theirs });
     }
     held.entry(inode).or_default().insert(session.to_string());
-    Ok(Some(Placeholder { path: path.to_owned(), inode, directory: metadata.is_dir() }))
+    Ok(Placed::Ours(Placeholder { path: path.to_owned(), inode, directory: metadata.is_dir() }))
 }
 
 /// Takes note of placeholders that an earlier broker's session left: done for all before any is removed.
@@ -84,7 +109,7 @@ pub fn keep(directory: &Path, placeholders: &[Placeholder], session: &SessionId)
 pub fn forget(directory: &Path, session: &SessionId) -> bool {
     let file = directory.join(session.as_str());
     let Some(placeholders) = kept(&file) else { return false };
-    remove(&placeholders, session);
+    drop(remove(&placeholders, session));
     if let Err(error) = fs::remove_file(file) {
         tracing::warn!(%error, "what was kept for a container is not forgotten");
     }
@@ -105,8 +130,10 @@ fn kept(file: &Path) -> Option<Vec<Placeholder>> {
     serde_json::from_reader(io::Read::take(fs::File::open(file).ok()?, MAX_KEPT)).ok()
 }
 
-/// Removes a session's placeholders where no other session needs them, deepest first.
-pub fn remove(placeholders: &[Placeholder], session: &SessionId) {
+/// Removes a session's placeholders where no other session needs them, deepest first. They are gone when this returns; what
+/// it returns are their directories, which the file system tidies up when they are dropped: that may wait for the disk.
+pub fn remove(placeholders: &[Placeholder], session: &SessionId) -> Vec<OwnedFd> {
+    let mut gone = Vec::new();
     let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
     for placeholder in placeholders.iter().rev() {
         if let Some(sessions) = held.get_mut(&placeholder.inode) {
@@ -116,25 +143,33 @@ pub fn remove(placeholders: &[Placeholder], session: &SessionId) {
             }
         }
         held.remove(&placeholder.inode);
-        if let Err(error) = take_away(placeholder) {
-            tracing::debug!(%error, "a placeholder stays: it is not empty, or not ours any more");
+        match take_away(placeholder) {
+            Ok(directory) => gone.extend(directory.filter(|_| gone.len() < MAX_GONE)),
+            Err(error) => {
+                tracing::debug!(%error, "a placeholder stays: it is not empty, or not ours any more");
+            }
         }
     }
+    gone
 }
 
-fn take_away(placeholder: &Placeholder) -> io::Result<()> {
-    let metadata = fs::symlink_metadata(&placeholder.path)?;
-    if (metadata.dev(), metadata.ino()) != placeholder.inode {
-        return Ok(());
-    }
-    if placeholder.directory {
+/// Removes one; a directory is returned.
+fn take_away(placeholder: &Placeholder) -> io::Result<Option<OwnedFd>> {
+    let Placeholder { path, inode, directory } = placeholder;
+    if *directory {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let metadata = opened.metadata()?;
+        if (metadata.dev(), metadata.ino()) != *inode {
+            return Ok(None);
+        }
         // Fails where it is not empty, which is the user's doing.
-        fs::remove_dir(&placeholder.path)
-    } else if metadata.is_file() && metadata.len() == 0 {
-        fs::remove_file(&placeholder.path)
-    } else {
-        Ok(())
+        fs::remove_dir(path)?;
+        return Ok(Some(opened.into()));
     }
+    let metadata = fs::symlink_metadata(path)?;
+    let ours = (metadata.dev(), metadata.ino()) == *inode && metadata.is_file() && metadata.len() == 0;
+    if ours { fs::remove_file(path).map(|()| None) } else { Ok(None) }
 }
 
 #[cfg(test)]
@@ -146,24 +181,34 @@ mod tests {
         let temp = tempfile::tempdir().expect("tempdir");
         let (one, two) = (SessionId::from_random([1, 9, 9, 1]), SessionId::from_random([2, 9, 9, 1]));
         let path = |name: &str| temp.path().join(name);
-        let first = place(&path("a"), false, &one).expect("made").expect("ours");
-        let second = place(&path("a"), false, &two).expect("there").expect("shared");
-        remove(&[first], &one);
+        let ours = |path: &str, directory| {
+            place(&temp.path().join(path), directory, &one).expect("made").ours().expect("ours")
+        };
+        let first = ours("a", false);
+        let second = place(&path("a"), false, &two).expect("there").ours().expect("shared");
+        drop(remove(&[first], &one));
         assert!(path("a").exists(), "the other session mounts over it");
-        remove(&[second], &two);
+        drop(remove(&[second], &two));
         assert!(!path("a").exists());
 
         fs::write(path("mine"), "").expect("writes");
-        assert_eq!(place(&path("mine"), false, &one).expect("there"), None);
-        let filled = place(&path("filled"), false, &one).expect("made").expect("ours");
+        assert_eq!(place(&path("mine"), false, &one).expect("there"), Placed::Theirs);
+        std::os::unix::fs::symlink("nowhere", path("link")).expect("links");
+        assert_eq!(place(&path("link"), true, &one).expect("there"), Placed::Link);
+        let filled = ours("filled", false);
         fs::write(path("filled"), "words").expect("writes");
-        let directory = place(&path("d"), true, &one).expect("made").expect("ours");
-        let within = place(&path("d/f"), false, &one).expect("made").expect("ours");
-        let swapped = place(&path("swapped"), false, &one).expect("made").expect("ours");
+        let (directory, within) = (ours("d", true), ours("d/f", false));
+        let used = ours("used", true);
+        fs::write(path("used/f"), "words").expect("writes");
+        let (swapped, moved) = (ours("swapped", false), ours("moved", true));
         fs::write(path("new"), "").expect("writes");
         fs::rename(path("new"), path("swapped")).expect("renames");
-        remove(&[filled, directory, within, swapped], &one);
-        assert!(path("mine").exists() && path("filled").exists() && path("swapped").exists());
+        fs::rename(path("moved"), path("elsewhere")).expect("renames");
+        fs::create_dir(path("moved")).expect("mkdir");
+        let gone = remove(&[filled, directory, within, used, swapped, moved], &one);
+        let stays = ["mine", "link", "filled", "swapped", "used/f", "moved", "elsewhere"];
+        assert!(stays.iter().all(|name| fs::symlink_metadata(path(name)).is_ok()));
         assert!(!path("d").exists());
+        assert_eq!(gone.len(), 1, "one directory went");
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use keyhatch_policies::rules::Mount;
 use keyhatch_protocol::SessionId;
 
-use super::placeholder::{self, Placeholder};
+use super::placeholder::{self, Placed, Placeholder, place};
 
 /// Directories whose content is obeyed by an editor or another agent as soon as the project is opened.
 const DIRECTORIES: &[&str] =
@@ -66,7 +66,7 @@ pub fn protect(project: &Path, more: &[String], session: &SessionId) -> io::Resu
         .chain(own)
         .try_for_each(|(path, directory)| protected.add(project, (path, directory), session));
     if let Err(error) = all {
-        placeholder::remove(&protected.placeholders, session);
+        drop(placeholder::remove(&protected.placeholders, session));
         return Err(error);
     }
     protected.mounts.sort_by_key(|mount| mount.target.components().count());
@@ -84,29 +84,41 @@ impl Protected {
         let parts: Vec<&str> = path.split('/').collect();
         for parent in parts.iter().take(parts.len() - 1) {
             at.push(parent);
-            if fs::symlink_metadata(&at).is_ok_and(|metadata| metadata.is_symlink()) {
-                return self.through_link(project, &at);
+            // Two files in one directory that is made for them.
+            let made = self.placeholders.iter().any(|made| made.path == at);
+            if !made && self.is_link(&at, true, session)? {
+                self.through_link(project, &at);
+                return Ok(());
             }
-            self.placeholders.extend(placeholder::place(&at, true, session)?);
             // Renamed away, its content would not be what is protected here.
             self.mount(&at, false);
         }
         at.push(parts.last().copied().unwrap_or_default());
-        self.placeholders.extend(placeholder::place(&at, directory, session)?);
-        self.through_link(project, &at)
+        if self.is_link(&at, directory, session)? {
+            self.through_link(project, &at);
+        } else {
+            self.mount(&at, true);
+        }
+        Ok(())
     }
 
-    /// Protects a path; where it is a link, the link, and what it leads to in the project.
-    fn through_link(&mut self, project: &Path, path: &Path) -> io::Result<()> {
+    /// Makes sure that something is there. Returns whether it is a link of the user's.
+    fn is_link(&mut self, path: &Path, directory: bool, session: &SessionId) -> io::Result<bool> {
+        let placed = place(path, directory, session)?;
+        let link = placed == Placed::Link;
+        self.placeholders.extend(placed.ours());
+        Ok(link)
+    }
+
+    /// Protects a link, and what it leads to in the project.
+    fn through_link(&mut self, project: &Path, path: &Path) {
         self.mount(path, true);
-        if fs::symlink_metadata(path)?.is_symlink()
-            && let Ok(target) = path.canonicalize()
+        if let Ok(target) = path.canonicalize()
             && target.starts_with(project)
             && target != project
         {
             self.mount(&target, true);
         }
-        Ok(())
     }
 
     fn mount(&mut self, path: &Path, read_only: bool) {
@@ -132,4 +144,37 @@ pub fn pins(project: &Path, path: &Path) -> Vec<Mount> {
     let pin =
         |path: &&Path| Mount { source: PathBuf::from(path), target: PathBuf::from(path), read_only: false };
     above.iter().rev().map(pin).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_is_made_once_and_what_is_there_stays() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let project = temp.path();
+        fs::write(project.join(".envrc"), "x").expect("writes");
+        fs::create_dir(project.join("real")).expect("mkdir");
+        std::os::unix::fs::symlink("real", project.join(".vscode")).expect("links");
+        let session = SessionId::from_random([7, 9, 9, 1]);
+        let protected = protect(project, &[], &session).expect("protects");
+        let mut made: Vec<&PathBuf> = protected.placeholders.iter().map(|made| &made.path).collect();
+        made.sort();
+        let count = made.len();
+        made.dedup();
+        assert_eq!(made.len(), count, "{made:?}");
+        assert_eq!(count, FILES.len() + DIRECTORIES.len() + 1 - 2, "with .cargo, without what is the user's");
+        let read_only = |path: &str| {
+            let mut mounts = protected.mounts.iter().filter(|mount| mount.target == project.join(path));
+            mounts.next().is_some_and(|mount| mount.read_only)
+        };
+        assert!([".envrc", ".vscode", "real", ".cargo/config", ".idea"].iter().all(|path| read_only(path)));
+        assert!(!read_only(".cargo") && project.join(".cargo/config.toml").exists());
+        drop(placeholder::remove(&protected.placeholders, &session));
+        let mut left: Vec<_> =
+            fs::read_dir(project).expect("a directory").flatten().map(|e| e.file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".envrc", ".vscode", "real"]);
+    }
 }
