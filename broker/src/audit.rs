@@ -1,12 +1,15 @@
 //! The audit log: one line of JSON an event, each line naming the hash of the line before.
 //!
-//! Comes in: events of the broker's own. Goes out: lines on disk, flushed before the caller goes on. A head record
-//! beside the log names the last line, so that a cut tail is noticed. No secret and no payload: names and digests.
+//! Comes in: events of the broker's own. Goes out: lines on disk, flushed before the caller goes on, or behind it where
+//! nothing was done that cannot be undone. A head record beside the log names the last line that the disk has, so that a
+//! cut tail is noticed. No secret and no payload: names and digests.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -60,8 +63,19 @@ struct Head {
 pub struct AuditLog {
     file: File,
     head_path: PathBuf,
+    last: Mutex<Last>,
+    /// How many lines the disk has, and its head names.
+    flushed: Mutex<u64>,
+    /// The disk failed: which lines it has is not known any more. The kernel says so once, and a later flush that goes
+    /// well would hide it, so that nothing is recorded until the next start has read the log again.
+    failed: AtomicBool,
+}
+
+/// The line that was written last.
+#[derive(Debug, Clone)]
+struct Last {
     seq: u64,
-    prev: String,
+    hash: String,
 }
 
 impl AuditLog {
@@ -78,47 +92,89 @@ impl AuditLog {
             .custom_flags(libc::O_NOFOLLOW)
             .open(path)
             .map_err(wrap)?;
-        let (mut seq, mut prev) = (0, GENESIS.to_owned());
+        let mut last = Last { seq: 0, hash: GENESIS.to_owned() };
         let mut ends_whole = true;
         let mut reader = BufReader::new(File::open(path).map_err(wrap)?);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).map_err(wrap)? > 0 {
             ends_whole = line.ends_with(b"\n");
-            seq += 1;
-            prev = hash(line.strip_suffix(b"\n").unwrap_or(&line));
+            last = Last { seq: last.seq + 1, hash: hash(line.strip_suffix(b"\n").unwrap_or(&line)) };
             line.clear();
         }
-        let mut log = Self { file, head_path: head_path(path), seq, prev };
         if !ends_whole {
             // A broker that died in the middle of a line: `verify` names it, and new lines start on their own.
-            log.file.write_all(b"\n").map_err(wrap)?;
+            (&file).write_all(b"\n").map_err(wrap)?;
         }
-        Ok(log)
+        let flushed = Mutex::new(last.seq);
+        let failed = AtomicBool::new(false);
+        Ok(Self { file, head_path: head_path(path), last: Mutex::new(last), flushed, failed })
     }
 
     /// Appends one event and returns its number once it is on disk.
     ///
     /// # Errors
     /// When it could not be written: the caller must not go on.
-    pub fn record(&mut self, event: &str, fields: Map<String, Value>) -> Result<u64, AuditError> {
-        let wrap = |source| AuditError { source };
+    pub fn record(&self, event: &str, fields: Map<String, Value>) -> Result<u64, AuditError> {
+        let seq = self.write(event, fields)?;
+        self.flush()?;
+        Ok(seq)
+    }
+
+    /// Appends one event of which nothing is done that cannot be undone. From here on it outlives this process; whoever
+    /// writes one has [`AuditLog::flush`] called, after which it outlives the machine's.
+    ///
+    /// # Errors
+    /// When it could not be written: the caller must not go on.
+    pub fn write(&self, event: &str, fields: Map<String, Value>) -> Result<u64, AuditError> {
+        self.trusted()?;
+        // The chain needs one writer at a time.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let mut entry = Map::new();
-        entry.insert("seq".into(), (self.seq + 1).into());
+        entry.insert("seq".into(), (last.seq + 1).into());
         entry.insert("time".into(), humantime::format_rfc3339_millis(SystemTime::now()).to_string().into());
-        entry.insert("prev".into(), self.prev.clone().into());
+        entry.insert("prev".into(), last.hash.clone().into());
         entry.insert("event".into(), event.into());
         entry.extend(fields);
         let line = Value::Object(entry).to_string();
-        self.file.write_all(format!("{line}\n").as_bytes()).map_err(wrap)?;
-        self.file.sync_data().map_err(wrap)?;
-        self.seq += 1;
-        self.prev = hash(line.as_bytes());
-        self.write_head().map_err(wrap)?;
-        Ok(self.seq)
+        (&self.file).write_all(format!("{line}\n").as_bytes()).map_err(|source| AuditError { source })?;
+        *last = Last { seq: last.seq + 1, hash: hash(line.as_bytes()) };
+        Ok(last.seq)
     }
 
-    fn write_head(&self) -> io::Result<()> {
-        let head = Head { seq: self.seq, hash: self.prev.clone() };
+    /// Has the disk take every line that was written.
+    ///
+    /// # Errors
+    /// When it does not. Then no further line is taken.
+    pub fn flush(&self) -> Result<(), AuditError> {
+        // Held across: whoever waits for a flush must hear of the failure of one that went before it.
+        let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.trusted()?;
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if *flushed == last.seq {
+            return Ok(());
+        }
+        let wrap = |source| AuditError { source };
+        self.file.sync_data().map_err(|source| {
+            self.failed.store(true, Ordering::Release);
+            wrap(source)
+        })?;
+        // Second: a log that is shorter than its head says is one that was cut.
+        self.write_head(&last).map_err(wrap)?;
+        *flushed = last.seq;
+        Ok(())
+    }
+
+    fn trusted(&self) -> Result<(), AuditError> {
+        if !self.failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(AuditError {
+            source: io::Error::other("the disk may lack an earlier line: start the broker again"),
+        })
+    }
+
+    fn write_head(&self, last: &Last) -> io::Result<()> {
+        let head = Head { seq: last.seq, hash: last.hash.clone() };
         let next = self.head_path.with_extension("next");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
         file.write_all(serde_json::to_string(&head)?.as_bytes())?;
@@ -204,7 +260,7 @@ mod tests {
 
     fn three_lines(dir: &Path) -> PathBuf {
         let path = dir.join("audit.jsonl");
-        let mut log = AuditLog::open(&path).expect("opens");
+        let log = AuditLog::open(&path).expect("opens");
         for n in 0..3 {
             let fields = Map::from_iter([("n".to_owned(), Value::from(n))]);
             log.record("test", fields).expect("records");
@@ -236,5 +292,38 @@ mod tests {
         assert!(try_with(format!("{}\n{}\n{}\n", lines[1], lines[0], lines[2])).starts_with("line 1:"));
         assert!(try_with(format!("{}\n{}\n", lines[0], lines[1])).contains("tail was cut"));
         assert!(try_with(String::new()).contains("tail was cut"));
+    }
+
+    #[test]
+    fn a_line_that_waits_for_the_disk_is_in_the_chain_and_the_head_follows() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = three_lines(dir.path());
+        let log = AuditLog::open(&path).expect("opens");
+        let head = || std::fs::read_to_string(head_path(&path)).expect("reads");
+        let before = head();
+        assert_eq!(log.write("opened", Map::new()).expect("writes"), 4);
+        assert_eq!((verify(&path).expect("verifies"), head()), (4, before));
+        log.flush().expect("flushes");
+        assert!(head().starts_with("{\"seq\":4,"), "{}", head());
+        // A record that must be there takes with it what waits.
+        log.write("opened", Map::new()).expect("writes");
+        assert_eq!(log.record("push-sending", Map::new()).expect("records"), 6);
+        assert!(head().starts_with("{\"seq\":6,"), "{}", head());
+        assert_eq!(verify(&path).expect("verifies"), 6);
+    }
+
+    #[test]
+    fn after_a_disk_has_failed_nothing_is_recorded_any_more() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = three_lines(dir.path());
+        let log = AuditLog::open(&path).expect("opens");
+        // A pipe takes what is written, and cannot be flushed.
+        let (_reader, writer) = std::io::pipe().expect("a pipe");
+        let broken = AuditLog { file: File::from(std::os::fd::OwnedFd::from(writer)), ..log };
+        broken.write("opened", Map::new()).expect("writes");
+        broken.flush().expect_err("it cannot be flushed");
+        broken.flush().expect_err("nor later");
+        broken.write("opened", Map::new()).expect_err("nor is anything written");
+        broken.record("push-sending", Map::new()).expect_err("nor recorded");
     }
 }

@@ -6,15 +6,17 @@ use std::time::{Duration, SystemTime};
 
 use keyhatch_protocol::{RequestId, SessionId};
 use serde_json::{Map, Value};
+use tokio::sync::RwLock;
 
 use crate::approval::{Queue, seconds};
 use crate::audit::{AuditError, AuditLog};
+use crate::cause::chain;
 use crate::credential::HostGit;
 use crate::network;
 use crate::observe::Attempt;
 use crate::paths::Paths;
 use crate::session::Session;
-use crate::session::report::{Section, SessionReport};
+use crate::session::report::{self, Section, SessionReport};
 use crate::signer::{Locks, Made};
 use crate::upstream::Clients;
 
@@ -36,8 +38,10 @@ pub struct Broker {
     pub clients: Clients,
     /// The host's git and its credential helpers.
     pub host_git: HostGit,
-    audit: Mutex<AuditLog>,
+    audit: AuditLog,
     sessions: Mutex<HashMap<SessionId, Arc<Session>>>,
+    /// Held by each session that is ending: the daemon waits for them.
+    ending: RwLock<()>,
 }
 
 impl Broker {
@@ -46,7 +50,7 @@ impl Broker {
     /// # Errors
     /// When the audit log cannot be opened: a broker that cannot record must not act.
     pub fn new(paths: Paths, host_git: HostGit) -> Result<Self, AuditError> {
-        let audit = Mutex::new(AuditLog::open(&paths.audit())?);
+        let audit = AuditLog::open(&paths.audit())?;
         Ok(Self {
             paths,
             queue: Queue::default(),
@@ -56,6 +60,7 @@ impl Broker {
             host_git,
             audit,
             sessions: Mutex::default(),
+            ending: RwLock::default(),
         })
     }
 
@@ -69,14 +74,40 @@ impl Broker {
         event: &str,
         fields: Vec<(&str, Value)>,
     ) -> Result<u64, AuditError> {
+        self.audit.record(event, self.counted(session, event, fields))
+    }
+
+    /// Records an event of which nothing is done that cannot be undone: it is written when this returns, and nobody waits
+    /// for the disk. Where the disk then fails, the session ends.
+    ///
+    /// # Errors
+    /// When it could not be written: what was to happen must not.
+    pub fn note(
+        self: &Arc<Self>,
+        session: &SessionId,
+        event: &str,
+        fields: Vec<(&str, Value)>,
+    ) -> Result<(), AuditError> {
+        self.audit.write(event, self.counted(session, event, fields))?;
+        let (broker, session) = (self.clone(), session.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = broker.audit.flush() {
+                tracing::error!(%session, error = %chain(&error), "a session ends: its record is not on disk");
+                tokio::spawn(async move { broker.end(&session, Default::default()).await });
+            }
+        });
+        Ok(())
+    }
+
+    /// The fields of a record, whose event is counted for the session's report.
+    fn counted(&self, session: &SessionId, event: &str, fields: Vec<(&str, Value)>) -> Map<String, Value> {
         if let Some(session) = self.session(session) {
             session.count(event);
         }
         let mut map = Map::new();
         map.insert("session".into(), session.as_str().into());
         map.extend(fields.into_iter().map(|(key, value)| (key.to_owned(), value)));
-        // The chain needs one writer at a time; a record is one short write and one flush.
-        self.audit.lock().unwrap_or_else(PoisonError::into_inner).record(event, map)
+        map
     }
 
     /// Adds a session.
@@ -99,25 +130,24 @@ impl Broker {
     /// Ends a session: its sockets, its requests, its grants. Returns its report, which is kept; none where it ended
     /// before. `more` and `attempts` are what the command that ran it knows.
     pub async fn end(
-        &self,
+        self: &Arc<Self>,
         id: &SessionId,
         (more, attempts): (Vec<Section>, Vec<Attempt>),
     ) -> Option<SessionReport> {
+        let _ending = self.ending.read().await;
         let session = self.lock_sessions().remove(id)?;
         self.queue.forget(id);
-        session.close();
-        let finishing = session.clone();
-        let left = tokio::task::spawn_blocking(move || finishing.finish()).await.unwrap_or_default();
+        let left = session.end().await;
         network::settle(self, &session, attempts);
         let now = SystemTime::now();
         let lasted = now.duration_since(session.opened).unwrap_or_default().as_secs();
-        if let Some(fields) = network::report::audit_fields(&session.network)
-            && let Err(error) = self.record(id, "network-summary", fields)
-        {
-            tracing::error!(session = %id, %error, "a session's connections could not be recorded");
-        }
-        if let Err(error) = self.record(id, "session-closed", vec![("seconds", lasted.into())]) {
-            tracing::error!(session = %id, %error, "a session's end could not be recorded");
+        let summary =
+            network::report::audit_fields(&session.network).map(|fields| ("network-summary", fields));
+        let closed = ("session-closed", vec![("seconds", lasted.into())]);
+        for (event, fields) in summary.into_iter().chain([closed]) {
+            if let Err(error) = self.audit.write(event, self.counted(id, event, fields)) {
+                tracing::error!(session = %id, %error, event, "a session's end could not be recorded");
+            }
         }
         let mut report = SessionReport::of(&session);
         report.closed = Some(seconds(now));
@@ -126,7 +156,29 @@ impl Broker {
         if let Err(error) = report.keep(&self.paths.reports()) {
             tracing::warn!(session = %id, %error, "a session's report is not kept");
         }
+        let broker = self.clone();
+        // Whoever waits for the report need not wait for the disk.
+        tokio::task::spawn_blocking(move || broker.settle());
         Some(report)
+    }
+
+    /// Has the disk take the last records, and drops reports that are too many.
+    fn settle(&self) {
+        if let Err(error) = self.audit.flush() {
+            tracing::error!(error = %chain(&error), "the last records are not on disk");
+        }
+        if let Err(error) = report::drop_oldest(&self.paths.reports()) {
+            tracing::warn!(%error, "old reports stay");
+        }
+    }
+
+    /// Ends every session, and waits until all that end have ended and their last records are on disk.
+    pub async fn end_all(self: &Arc<Self>) {
+        for session in self.sessions() {
+            self.end(&session.id, Default::default()).await;
+        }
+        let _ended = self.ending.write().await;
+        self.settle();
     }
 
     /// A fresh session id.

@@ -97,9 +97,7 @@ async fn serve(paths: Paths, notify_command: Option<String>) -> Result<Ended, Da
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    for session in broker.sessions() {
-        broker.end(&session.id, Default::default()).await;
-    }
+    broker.end_all().await;
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::warn!(%error, "cannot remove the control socket");
     }

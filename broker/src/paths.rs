@@ -68,6 +68,7 @@ impl Paths {
             paths.state.clone(),
             paths.spool(),
             paths.git_directories(),
+            paths.reports(),
         ] {
             make_private(&dir)?;
         }

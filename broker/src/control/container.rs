@@ -127,8 +127,12 @@ async fn make(
         ("container", true.into()),
         ("expires", session.expires.map(seconds).into()),
     ];
+    let session = Arc::new(session);
+    broker.add(session.clone());
     if let Err(error) = broker.record(&id, "session-opened", fields) {
-        session.close();
+        // Nobody was told of it: what was made in the project goes at once.
+        session.is_over();
+        broker.end(&id, Default::default()).await;
         return Err(failed(&chain(&error), "check that the state directory is writable and has room"));
     }
     let opened = OpenedContainer {
@@ -142,8 +146,6 @@ async fn make(
         warnings: furniture.warnings,
         expires: session.expires.map(seconds).unwrap_or_default(),
     };
-    let session = Arc::new(session);
-    broker.add(session.clone());
     let listening = front::listen_on_socket(broker, &session)
         .and_then(|()| intake::listen(broker, &session))
         .and_then(|()| ssh_agent::listen(broker, &session))

@@ -5,10 +5,10 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use keyhatch_policies::Policy;
+use keyhatch_policies::{Policy, PolicyError};
 use keyhatch_protocol::frame::{self, FrameError, MAX_CONTROL_FRAME};
 use keyhatch_protocol::{RequestId, SessionId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -147,7 +147,7 @@ async fn open_session(
     (project, origin, text): (Option<PathBuf>, String, String),
     registries: Vec<Answer>,
 ) -> Option<Reply> {
-    let policy = match Policy::parse(&text, &origin) {
+    let policy = match parsed(&text, &origin) {
         Ok(policy) => policy,
         Err(error) => {
             return Some(failed(&error.to_string(), "keyhatch policy check FILE shows every error"));
@@ -162,12 +162,6 @@ async fn open_session(
             return Some(failed(&chain(&error), "check the project's directory and its .git/config"));
         }
     };
-    let fields =
-        vec![("project", session.directory.display().to_string().into()), ("policy", policy_name.into())];
-    if let Err(error) = broker.record(&id, "session-opened", fields) {
-        session.close();
-        return Some(failed(&chain(&error), "check that the state directory is writable and has room"));
-    }
     let opened = OpenedSession {
         session: id.clone(),
         sockets: session.sockets().clone(),
@@ -178,6 +172,12 @@ async fn open_session(
     };
     let session = Arc::new(session);
     broker.add(session.clone());
+    let fields =
+        vec![("project", session.directory.display().to_string().into()), ("policy", policy_name.into())];
+    if let Err(error) = broker.note(&id, "session-opened", fields) {
+        broker.end(&id, Default::default()).await;
+        return Some(failed(&chain(&error), "check that the state directory is writable and has room"));
+    }
     let listening = front::listen_on_socket(broker, &session)
         .and_then(|()| intake::listen(broker, &session))
         .and_then(|()| ssh_agent::listen(broker, &session));
@@ -202,6 +202,21 @@ async fn open_session(
     }
     broker.end(&id, Default::default()).await;
     None
+}
+
+/// Parses a policy, or remembers it: users have few, and to parse one takes longer than to make what a session is of.
+fn parsed(text: &str, origin: &str) -> Result<Policy, PolicyError> {
+    static LAST: Mutex<Option<(String, Policy)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((from, policy)) = &*last
+        && from == origin
+        && policy.text() == text
+    {
+        return Ok(policy.clone());
+    }
+    let policy = Policy::parse(text, origin)?;
+    *last = Some((origin.to_owned(), policy.clone()));
+    Ok(policy)
 }
 
 fn revoke(broker: &Broker, id: &RequestId) -> Reply {
@@ -295,4 +310,22 @@ pub(super) async fn write(stream: &mut UnixStream, reply: &Reply) -> Result<(), 
     let bytes = frame::encode(reply, MAX_CONTROL_FRAME)?;
     let written: io::Result<()> = stream.write_all(&bytes).await;
     Ok(written?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_is_remembered_is_the_one_that_was_asked_for() {
+        let text = |name: &str| Policy::shipped(name).expect("it is shipped").text().to_owned();
+        let (one, other) = (text("default"), text("read-only"));
+        for (text, name) in [(&one, "default"), (&one, "default"), (&other, "read-only"), (&one, "default")] {
+            let policy = parsed(text, "here").expect("it is a policy");
+            assert_eq!((policy.name(), policy.text()), (name, text.as_str()));
+        }
+        let broken = format!("{one}\nnonsense = 1\n");
+        assert!(parsed(&broken, "here").expect_err("it is none").to_string().contains("here"));
+        assert!(parsed(&broken, "there").expect_err("it is none").to_string().contains("there"));
+    }
 }

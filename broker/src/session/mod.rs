@@ -20,6 +20,7 @@ use keyhatch_policies::{GitDirectory, Policy, Project, ProjectAccess, Terms};
 use keyhatch_protocol::message::BRIDGE_BASE;
 use keyhatch_protocol::{Identity, ObjectId, Remote, SessionId};
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use crate::control::OpenedContainer;
@@ -279,11 +280,17 @@ impl Session {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Brings what it committed, and says what could not be brought. Blocks.
-    #[must_use]
-    pub fn finish(&self) -> Vec<Section> {
+    /// Ends it: no more connections, its directories go, what it committed is brought. Says what could not be brought.
+    pub async fn end(&self) -> Vec<Section> {
+        self.close();
         let over = self.over.load(Ordering::Acquire);
-        self.keeper.as_ref().map(|keeper| keeper.finish(over)).unwrap_or_default()
+        let finishing = self.keeper.as_ref().map(|keeper| keeper.finish(over));
+        // Meanwhile.
+        self.clear();
+        match finishing {
+            Some(finishing) => finishing.await,
+            None => Vec::new(),
+        }
     }
 
     /// Takes note that nothing of it runs any more.
@@ -345,8 +352,7 @@ impl Session {
         drop(self.closed.subscribe().wait_for(|closed| *closed).await);
     }
 
-    /// Ends it: no more connections, and its directories go.
-    pub fn close(&self) {
+    fn close(&self) {
         self.closed.send_replace(true);
         self.connections.close();
         if let Some(link) = self.link.get()
@@ -355,6 +361,9 @@ impl Session {
             tracing::warn!(session = %self.id, %error, "cannot remove a session's name");
         }
         self.held.clear();
+    }
+
+    fn clear(&self) {
         for directory in [&self.sockets, &self.files] {
             if let Err(error) = std::fs::remove_dir_all(directory) {
                 tracing::warn!(session = %self.id, %error, "cannot remove a session's directory");
@@ -374,7 +383,7 @@ pub async fn open(
     registries: Vec<Answer>,
 ) -> Result<(Session, Furniture), OpenError> {
     let hosts = registries::hosts(&registries);
-    let (mut session, ground) = begin(paths, opening, None).await?;
+    let (mut session, ground) = begin_here(paths, opening, None)?;
     session.network = SessionNetwork::new(session.policy.network().clone(), hosts);
     let furniture = session.furnish(ground, registries).await?;
     Ok((session, furniture))
@@ -391,19 +400,28 @@ pub async fn open_for_container(
     container: &Container,
 ) -> Result<(Session, container::Furniture), OpenError> {
     let target = container.target.as_deref();
-    let (mut session, ground) = begin(paths, opening, Some(target)).await?;
+    let (mut session, ground) = begin_here(paths, opening, Some(target))?;
     session.expires = Some(session.opened + Duration::from_secs(container.lasts));
     session.name.clone_from(&container.name);
     match session.furnish_container(ground, container) {
         Ok(furniture) => Ok((session, furniture)),
         Err(error) => {
             // Nobody was told of it: what was made in the project goes at once.
-            session.close();
             session.is_over();
-            drop(tokio::task::spawn_blocking(move || session.finish()).await);
+            session.end().await;
             Err(error.into())
         }
     }
+}
+
+/// Begins on this thread, while others serve the rest: most of it is files, and to hand them to another thread takes as
+/// long as to make a dozen.
+fn begin_here(
+    paths: &Paths,
+    opening: Opening,
+    container: Option<Option<&Path>>,
+) -> Result<(Session, Ground), OpenError> {
+    tokio::task::block_in_place(|| Handle::current().block_on(begin(paths, opening, container)))
 }
 
 /// Makes what every session has. In a container the project's place may be known: only then can anything be over it.
@@ -430,7 +448,8 @@ async fn begin(
     let target = container.flatten();
     let covered = (container.is_none() || target.is_some()) && access != ProjectAccess::None;
     let own = covered && policy.repository().git_dir == GitDirectory::Own;
-    let nested = if own { repositories_inside(paths, &directory).await } else { BTreeSet::new() };
+    let nested =
+        if own { nested::at_start(&directory, &paths.nested()).repositories } else { BTreeSet::new() };
     let mut git = ProjectGit::read(&directory, &nested).await?;
     let (signing, signs) = Signing::of(&git.signing_settings(), &policy).await;
     let project = Project {
@@ -444,7 +463,8 @@ async fn begin(
         let at = paths.git_directories().join(id.as_str());
         let protect = policy.repository().protect.clone();
         let made_of = (std::mem::take(&mut git.sources), protect, target.map(Path::to_owned));
-        let (keeper, over) = own_git_directory((at, &told), record, made_of).await?;
+        let (keeper, over) =
+            own_git_directory((&at, &told), record, made_of).map_err(OpenError::GitDirectory)?;
         let read_only = access == ProjectAccess::Read;
         let over = over.into_iter().map(|m| Mount { read_only: m.read_only || read_only, ..m }).collect();
         (Some(keeper), over)
@@ -495,27 +515,14 @@ pub async fn identities(project: &Path) -> Result<Vec<Identity>, ProjectError> {
     Ok(signer::identities(&git.signing_settings()))
 }
 
-/// The repositories inside a project, as far as a short look finds them.
-async fn repositories_inside(paths: &Paths, project: &Path) -> BTreeSet<PathBuf> {
-    let (project, cache) = (project.to_owned(), paths.nested());
-    let looked = tokio::task::spawn_blocking(move || nested::at_start(&project, &cache));
-    looked.await.map(|found| found.repositories).unwrap_or_default()
-}
-
 /// Makes the session's own git directories and starts to watch them.
-async fn own_git_directory(
-    (directory, told): (PathBuf, &Arc<Told>),
+fn own_git_directory(
+    (directory, told): (&Path, &Arc<Told>),
     mut record: Record,
     (sources, protect, target): (Vec<Source>, Vec<String>, Option<PathBuf>),
-) -> Result<(Keeper, Vec<Mount>), OpenError> {
-    let told = Arc::clone(told);
-    let made = tokio::task::spawn_blocking(move || {
-        let (sources, protect, target) = (&sources, &protect, target.as_deref());
-        let ground = gitdir::Ground { directory: &directory, sources, protect, target };
-        let mounts = gitdir::build(&ground, &mut record)?;
-        Ok((Keeper::start(&directory, record, told)?, mounts))
-    });
-    made.await
-        .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))
-        .map_err(OpenError::GitDirectory)
+) -> std::io::Result<(Keeper, Vec<Mount>)> {
+    let ground =
+        gitdir::Ground { directory, sources: &sources, protect: &protect, target: target.as_deref() };
+    let mounts = gitdir::build(&ground, &mut record)?;
+    Ok((Keeper::start(directory, record, Arc::clone(told))?, mounts))
 }

@@ -15,7 +15,6 @@ use serde_json::Value;
 use super::Session;
 use crate::approval::seconds;
 use crate::network;
-use crate::paths::{PathsError, make_private};
 
 /// Reports that are kept: older sessions are in the audit log.
 const KEPT: usize = 100;
@@ -69,12 +68,6 @@ pub enum ReportError {
     /// No session of that id, or one too long ago.
     #[error("no report of session {0} is kept")]
     Unknown(SessionId),
-    /// The state directory.
-    #[error(transparent)]
-    Paths(#[from] PathsError),
-    /// The file.
-    #[error("cannot read or write a session's report")]
-    File(#[source] io::Error),
 }
 
 impl SessionReport {
@@ -108,17 +101,15 @@ impl SessionReport {
         }
     }
 
-    /// Keeps it where [`SessionReport::read`] finds it, and drops the oldest beyond the limit.
+    /// Keeps it where [`SessionReport::read`] finds it, in a directory of the broker's own.
     ///
     /// # Errors
-    /// When the directory is not private or the file cannot be written.
-    pub fn keep(&self, directory: &Path) -> Result<(), ReportError> {
-        make_private(directory)?;
-        let text = serde_json::to_vec(self).map_err(|error| ReportError::File(error.into()))?;
+    /// When the file cannot be written.
+    pub fn keep(&self, directory: &Path) -> io::Result<()> {
+        let text = serde_json::to_vec(self)?;
         let mut options = fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let written = options.open(file(directory, &self.session)).and_then(|mut file| file.write_all(&text));
-        written.and_then(|()| drop_oldest(directory)).map_err(ReportError::File)
+        options.open(file(directory, &self.session))?.write_all(&text)
     }
 
     /// Reads a report that was kept.
@@ -136,7 +127,11 @@ fn file(directory: &Path, session: &SessionId) -> PathBuf {
     directory.join(format!("{session}.json"))
 }
 
-fn drop_oldest(directory: &Path) -> io::Result<()> {
+/// Drops the oldest reports beyond the limit.
+///
+/// # Errors
+/// When the directory cannot be read or a report not be removed.
+pub fn drop_oldest(directory: &Path) -> io::Result<()> {
     // Their number says whether any must be looked at: every session's end passes here.
     if fs::read_dir(directory)?.count() <= KEPT {
         return Ok(());
@@ -202,14 +197,15 @@ mod tests {
     #[test]
     fn what_is_kept_is_read_back_and_the_oldest_goes() {
         let temp = tempfile::tempdir().expect("tempdir");
-        let directory = temp.path().join("reports");
+        let directory = temp.path();
         for n in 0..=u8::try_from(KEPT).expect("a small number") {
-            report(n).keep(&directory).expect("keeps");
+            report(n).keep(directory).expect("keeps");
         }
+        drop_oldest(directory).expect("drops");
         let last = report(u8::try_from(KEPT).expect("a small number"));
-        assert_eq!(SessionReport::read(&directory, &last.session).expect("reads"), last);
-        assert_eq!(fs::read_dir(&directory).expect("a directory").count(), KEPT);
+        assert_eq!(SessionReport::read(directory, &last.session).expect("reads"), last);
+        assert_eq!(fs::read_dir(directory).expect("a directory").count(), KEPT);
         let unknown = SessionId::from_random([255; 4]);
-        assert!(matches!(SessionReport::read(&directory, &unknown), Err(ReportError::Unknown(_))));
+        assert!(matches!(SessionReport::read(directory, &unknown), Err(ReportError::Unknown(_))));
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use keyhatch_protocol::RefName;
 use rustix::fs::FlockOperation;
+use tokio::sync::oneshot;
 
 use super::beneath::{Beneath, Stamp};
 use super::host::tree_directory;
@@ -38,14 +39,14 @@ const LAST_ROUNDS: usize = 3;
 struct Order {
     /// Whether nothing of the session runs any more.
     over: bool,
-    answer: Sender<Vec<Section>>,
+    answer: oneshot::Sender<Vec<Section>>,
 }
 
 /// A session's hold on its keeper.
 #[derive(Debug)]
 pub struct Keeper {
-    orders: Sender<Order>,
-    thread: Mutex<Option<thread::JoinHandle<()>>>,
+    /// None once it was told to finish.
+    orders: Mutex<Option<Sender<Order>>>,
     record: Arc<Mutex<Record>>,
 }
 
@@ -68,11 +69,11 @@ impl Keeper {
         let (orders, received) = channel();
         let record = Arc::new(Mutex::new(record));
         let (directory, shared) = (directory.to_owned(), Arc::clone(&record));
-        let thread = thread::Builder::new().name("gitdir".into()).spawn(move || {
+        thread::Builder::new().name("gitdir".into()).spawn(move || {
             let mut work = Work::new(directory, shared, told);
             work.watch(&received);
         })?;
-        Ok(Self { orders, thread: Mutex::new(Some(thread)), record })
+        Ok(Self { orders: Mutex::new(Some(orders)), record })
     }
 
     /// The repositories of the session.
@@ -96,20 +97,23 @@ impl Keeper {
         report::sections(&self.record.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Plays the last rounds, and says what had to stay. Blocks; a second call waits for the first and says nothing. The
-    /// session's directory goes after the answer. `over` is whether nothing of a container runs any more.
-    #[must_use]
-    pub fn finish(&self, over: bool) -> Vec<Section> {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(running) = thread.take() else { return Vec::new() };
-        let (answer, answered) = channel();
-        let sections = self.orders.send(Order { over, answer }).ok().and_then(|()| answered.recv().ok());
-        // It goes on by itself: what is left to do is nobody's to wait for.
-        drop(running);
-        sections.unwrap_or_else(|| {
-            tracing::error!("a session's keeper died; what it did not bring is in the state directory");
-            Vec::new()
-        })
+    /// Has the last rounds played from now on; what it returns waits for what had to stay, and a second call's waits for
+    /// nothing. The session's directory goes after the answer. `over` is whether nothing of a container runs any more.
+    pub fn finish(&self, over: bool) -> impl Future<Output = Vec<Section>> + use<> {
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let answered = orders.map(|orders| {
+            let (answer, answered) = oneshot::channel();
+            // A keeper that died drops the order, and the wait is over at once.
+            drop(orders.send(Order { over, answer }));
+            answered
+        });
+        async {
+            let Some(answered) = answered else { return Vec::new() };
+            answered.await.unwrap_or_else(|_| {
+                tracing::error!("a session's keeper died; what it did not bring is in the state directory");
+                Vec::new()
+            })
+        }
     }
 }
 
