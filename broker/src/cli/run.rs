@@ -92,6 +92,7 @@ pub(super) fn run_reported(args: &Run) -> Result<(ExitCode, Option<SessionReport
     let outcome = runtime.block_on(confined(&paths, (made, waiting, place), (start, command), kept.clone()));
     // The session ends with the connection that opened it at the latest, however this process dies.
     let hits = outcome.as_ref().map(|(outcome, _)| outcome.hits.clone()).unwrap_or_default();
+    let enclosed = outcome.as_ref().is_ok_and(|(outcome, _)| outcome.enclosed);
     let (outcome, seen) = match outcome {
         Ok((outcome, seen)) => (Ok(outcome), seen),
         Err(failure) => (Err(failure), Seen::default()),
@@ -102,7 +103,7 @@ pub(super) fn run_reported(args: &Run) -> Result<(ExitCode, Option<SessionReport
     let report = conclude(
         &paths,
         &opened.session,
-        Known { sections, attempts: seen.attempts.into_vec(), is_over: true },
+        Known { sections, attempts: seen.attempts.into_vec(), is_over: true, enclosed },
     );
     drop(session);
     let outcome = outcome?;
@@ -129,6 +130,8 @@ struct Outcome {
     ended: Ended,
     hits: Vec<Hit>,
     used: Used,
+    /// Whether it could write nothing of the host but what the session mounted.
+    enclosed: bool,
 }
 
 /// The command's own code, or a shell's number for the signal that ended it.
@@ -265,7 +268,7 @@ async fn confined(
     let reads = project.filter(|_| policy.sandbox().project == ProjectAccess::Read);
     let observation =
         Observation::start(observer, View::of(&rules, reads)).map_err(internal("the observer"))?;
-    attach(paths, &opened.session, &handoff, &mut runner).await?;
+    let is_apart = attach(paths, &opened.session, &handoff, &mut runner).await?;
     drop(handoff);
     let held = held.map(Held::listen).transpose().map_err(internal("the hand-off socket"))?;
     let mut watch = Watch::start(
@@ -306,5 +309,7 @@ async fn confined(
     let children = sys::children_usage();
     let peak = ended.told.peak.unwrap_or_else(|| watch.peak().max(children.largest));
     let used = Used { peak, wall, children };
-    Ok((Outcome { ended, hits, used }, observation.finish()))
+    // A file of the project may have another name in a home that is kept. Standard descriptors are never files.
+    let enclosed = is_apart && inside.home.is_none() && inside.mounts.iter().all(|mount| mount.read_only);
+    Ok((Outcome { ended, hits, used, enclosed }, observation.finish()))
 }

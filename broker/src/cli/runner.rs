@@ -95,20 +95,21 @@ impl Waiting {
     }
 }
 
-/// Passes the sandbox's sockets from the runner to the broker.
+/// Passes the sandbox's sockets from the runner to the broker. Returns whether there were any: only a sandbox in
+/// namespaces of its own has them.
 pub(super) async fn attach(
     paths: &Paths,
     session: &SessionId,
     handoff: &UnixStream,
     runner: &mut Child,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let internal = |error: io::Error| Failure::internal("the hand-off socket", &error);
     let line = handoff.try_clone().map_err(internal)?;
     line.set_nonblocking(true).map_err(internal)?;
     let line = tokio::net::UnixStream::from_std(line).map_err(internal)?;
     let sockets = match line.async_io(Interest::READABLE, || sys::receive_descriptors(line.as_fd())).await {
         // Without namespaces, or with the host's network, there is no loopback of the sandbox's own.
-        Ok(sockets) if sockets.is_empty() => return Ok(()),
+        Ok(sockets) if sockets.is_empty() => return Ok(false),
         Ok(sockets) => sockets,
         Err(_) => {
             // The runner said why on standard error; its exit status is the answer.
@@ -121,5 +122,5 @@ pub(super) async fn attach(
     let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
     client.send_descriptors(&sockets)?;
     client.reply()?;
-    Ok(())
+    Ok(true)
 }

@@ -189,8 +189,11 @@ async fn expired(session: &Session) {
 pub(super) async fn close(
     broker: &Arc<Broker>,
     id: &SessionId,
-    Known { sections, attempts, is_over }: Known,
+    Known { sections, attempts, is_over, enclosed }: Known,
 ) -> Reply {
+    if enclosed && let Some(session) = broker.session(id) {
+        session.was_enclosed();
+    }
     if is_over && let Some(session) = broker.session(id) {
         session.is_over();
     }

@@ -136,6 +136,9 @@ pub struct Known {
     pub attempts: Vec<Attempt>,
     /// Whether nothing of it runs any more: of a container only its user knows.
     pub is_over: bool,
+    /// Whether it knows that nothing of the host could be written by it but what it had mounted.
+    #[serde(default)]
+    pub enclosed: bool,
 }
 
 /// A secret that crosses the control socket: wiped when dropped, and never printed.

@@ -36,7 +36,7 @@ use crate::upstream::HeldConnections;
 use crate::upstream::lfs::Links;
 
 use container::{Container, ContainerError, SessionName};
-use gitdir::{Directories, Keeper, Record, Source, nested};
+use gitdir::{Directories, Keeper, Record, Source, Watch};
 use report::Section;
 use told::Told;
 
@@ -298,6 +298,13 @@ impl Session {
         self.over.store(true, Ordering::Release);
     }
 
+    /// Takes note that nothing of the host could be written in it but what it mounted.
+    pub fn was_enclosed(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.was_enclosed();
+        }
+    }
+
     /// Makes the link by its name, where it has one: the same path from one session to the next.
     ///
     /// # Errors
@@ -448,8 +455,8 @@ async fn begin(
     let target = container.flatten();
     let covered = (container.is_none() || target.is_some()) && access != ProjectAccess::None;
     let own = covered && policy.repository().git_dir == GitDirectory::Own;
-    let nested =
-        if own { nested::at_start(&directory, &paths.nested()).repositories } else { BTreeSet::new() };
+    let watch = own.then(|| Watch::start(&directory, &paths.nested(), container.is_none()));
+    let nested = watch.as_ref().map(|watch| watch.found().repositories.clone()).unwrap_or_default();
     let mut git = ProjectGit::read(&directory, &nested).await?;
     let (signing, signs) = Signing::of(&git.signing_settings(), &policy).await;
     let project = Project {
@@ -464,7 +471,7 @@ async fn begin(
         let protect = policy.repository().protect.clone();
         let made_of = (std::mem::take(&mut git.sources), protect, target.map(Path::to_owned));
         let (keeper, over) =
-            own_git_directory((&at, &told), record, made_of).map_err(OpenError::GitDirectory)?;
+            own_git_directory((&at, &told), record, made_of, watch).map_err(OpenError::GitDirectory)?;
         let read_only = access == ProjectAccess::Read;
         let over = over.into_iter().map(|m| Mount { read_only: m.read_only || read_only, ..m }).collect();
         (Some(keeper), over)
@@ -520,9 +527,13 @@ fn own_git_directory(
     (directory, told): (&Path, &Arc<Told>),
     mut record: Record,
     (sources, protect, target): (Vec<Source>, Vec<String>, Option<PathBuf>),
+    mut watch: Option<Watch>,
 ) -> std::io::Result<(Keeper, Vec<Mount>)> {
     let ground =
         gitdir::Ground { directory, sources: &sources, protect: &protect, target: target.as_deref() };
     let mounts = gitdir::build(&ground, &mut record)?;
-    Ok((Keeper::start(directory, record, Arc::clone(told))?, mounts))
+    if let Some(watch) = &mut watch {
+        watch.settle(&record.placeholders, &mounts);
+    }
+    Ok((Keeper::start(directory, record, Arc::clone(told), watch)?, mounts))
 }

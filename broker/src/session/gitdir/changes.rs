@@ -20,6 +20,7 @@ use serde_json::json;
 use super::beneath::Beneath;
 use super::host;
 use super::state::Record;
+use super::touched::Touched;
 use crate::session::report::Section;
 
 /// Files that an agent must be able to edit and that the host's tools run or obey.
@@ -75,10 +76,13 @@ struct Found {
 }
 
 /// Says what changed since the session was opened; none where there is nothing to say. `repositories` are those that
-/// are there now.
+/// are there now. A project where nothing happened is not looked at.
 #[must_use]
-pub fn section(record: &Record, repositories: &[PathBuf]) -> Option<Section> {
-    let found = look(&record.project, i64::try_from(record.opened).unwrap_or(i64::MAX));
+pub fn section(record: &Record, touched: Touched, repositories: &[PathBuf]) -> Option<Section> {
+    let found = match touched {
+        Touched::Nothing => Found { whole: true, ..Found::default() },
+        Touched::Perhaps => look(&record.project, i64::try_from(record.opened).unwrap_or(i64::MAX)),
+    };
     let appeared: Vec<PathBuf> = repositories
         .iter()
         .filter(|path| !record.covered.contains(path))
@@ -313,6 +317,33 @@ mod tests {
         assert!(look(temp.path(), i64::MAX).obeyed.is_empty());
         let none = Instant::now().checked_sub(Duration::from_secs(1)).expect("a time before");
         assert!(!look_at(&[temp.path().to_owned()], (temp.path(), 0, none), &mut found).0);
+    }
+
+    #[test]
+    fn a_project_where_nothing_happened_is_not_looked_at() {
+        let temp = tempfile::tempdir().expect("a directory");
+        fs::write(temp.path().join("Makefile"), "").expect("a file");
+        let record = Record {
+            session: keyhatch_protocol::SessionId::from_random([3; 4]),
+            project: temp.path().to_owned(),
+            policy: "default".into(),
+            opened: 0,
+            limits: crate::inspect::Limits { pack_bytes: 0, objects: 0 },
+            repositories: Vec::new(),
+            blank: None,
+            placeholders: Vec::new(),
+            covered: Vec::new(),
+            container: false,
+        };
+        let lines = |touched, repositories: &[PathBuf]| {
+            section(&record, touched, repositories).map(|section| section.lines).unwrap_or_default()
+        };
+        let changed = ["changed, and run or obeyed on your side: Makefile"];
+        assert_eq!(lines(Touched::Perhaps, &[]), changed);
+        assert_eq!(lines(Touched::Nothing, &[]), [""; 0]);
+        // Not a change, but that it is there is not known to the session's mounts.
+        let named = lines(Touched::Nothing, &[temp.path().join("nested")]);
+        assert!(matches!(named.as_slice(), [line] if line.ends_with(": nested")), "{named:?}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -22,6 +23,7 @@ use super::host::tree_directory;
 use super::refs;
 use super::state::{Record, State};
 use super::sync::Round;
+use super::touched::{Touched, Watch};
 use super::{admit, adopt, changes, coming, kept, lock, nested, placeholder, report, untouched};
 use crate::cause::chain;
 use crate::session::report::Section;
@@ -48,6 +50,7 @@ pub struct Keeper {
     /// None once it was told to finish.
     orders: Mutex<Option<Sender<Order>>>,
     record: Arc<Mutex<Record>>,
+    enclosed: Arc<AtomicBool>,
 }
 
 /// Where the objects of one repository lie.
@@ -60,20 +63,33 @@ pub struct Directories {
 }
 
 impl Keeper {
-    /// Starts to watch.
+    /// Starts to watch. `project` tells whether anything in the project was touched; none where it is looked at in any case.
     ///
     /// # Errors
     /// When no thread can be had, or the record not be written.
-    pub fn start(directory: &Path, record: Record, told: Arc<Told>) -> io::Result<Self> {
+    pub fn start(
+        directory: &Path,
+        record: Record,
+        told: Arc<Told>,
+        project: Option<Watch>,
+    ) -> io::Result<Self> {
         record.keep(directory)?;
+        let enclosed = Arc::new(AtomicBool::new(false));
         let (orders, received) = channel();
         let record = Arc::new(Mutex::new(record));
         let (directory, shared) = (directory.to_owned(), Arc::clone(&record));
+        let is_enclosed = Arc::clone(&enclosed);
         thread::Builder::new().name("gitdir".into()).spawn(move || {
             let mut work = Work::new(directory, shared, told);
+            (work.project, work.enclosed) = (project, is_enclosed);
             work.watch(&received);
         })?;
-        Ok(Self { orders: Mutex::new(Some(orders)), record })
+        Ok(Self { orders: Mutex::new(Some(orders)), record, enclosed })
+    }
+
+    /// Takes note that nothing of the host could be written by the session but what it mounted.
+    pub fn was_enclosed(&self) {
+        self.enclosed.store(true, Ordering::Release);
     }
 
     /// The repositories of the session.
@@ -132,6 +148,10 @@ struct Work {
     told: Arc<Told>,
     seen: Vec<Vec<Stamp>>,
     attempts: Vec<BTreeMap<RefName, u8>>,
+    /// What happens in the project; none where nobody watches.
+    project: Option<Watch>,
+    enclosed: Arc<AtomicBool>,
+    touched: Touched,
 }
 
 impl Work {
@@ -143,6 +163,9 @@ impl Work {
             told,
             seen: vec![Vec::new(); count],
             attempts: vec![BTreeMap::new(); count],
+            project: None,
+            enclosed: Arc::default(),
+            touched: Touched::Perhaps,
         }
     }
 
@@ -161,6 +184,7 @@ impl Work {
                     if done {
                         self.clear();
                     }
+                    self.rest();
                     return;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -168,6 +192,9 @@ impl Work {
             }
             // Not before the command is on its way: of 300,000 files it is 30 MB.
             owned = owned || self.own_agreed();
+            if let Some(project) = &mut self.project {
+                project.look();
+            }
             wait = if self.rounds(false) { TICK } else { AFTER_FAILURE };
         }
     }
@@ -309,6 +336,13 @@ impl Work {
         }
     }
 
+    /// What was seen of the project is of use to the next session in it. Nobody waits for this either.
+    fn rest(&mut self) {
+        if let (Some(project), Some(cache)) = (self.project.take(), self.known_of_projects()) {
+            project.rest(self.touched, &cache);
+        }
+    }
+
     /// Removes what was made to mount on, unless a container may still run that would then be free to make it.
     fn uncover(&self, record: &Record, over: bool) -> (Option<Section>, Vec<OwnedFd>) {
         let kept = self.state_directory().map(|state| state.join("placeholders"));
@@ -326,13 +360,26 @@ impl Work {
         self.directory.parent().and_then(Path::parent)
     }
 
+    /// Where it is remembered what is in projects.
+    fn known_of_projects(&self) -> Option<PathBuf> {
+        self.state_directory().map(|state| state.join("nested"))
+    }
+
     /// What changed in the project that the host runs later. The repositories inside are remembered for the next start.
-    fn said_of_the_project(&self) -> Vec<Section> {
+    fn said_of_the_project(&mut self) -> Vec<Section> {
         let record = self.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let cache = self.state_directory().map(|state| state.join("nested"));
-        let found = cache.map(|cache| nested::behind(&record.project, &cache)).unwrap_or_default();
-        let repositories: Vec<PathBuf> = found.repositories.into_iter().collect();
-        changes::section(&record, &repositories).into_iter().collect()
+        let enclosed = self.enclosed.load(Ordering::Acquire);
+        let watch = self.project.as_mut();
+        self.touched = watch.map_or(Touched::Perhaps, |watch| watch.touched(record.opened, enclosed));
+        let repositories: Vec<PathBuf> = match (&self.project, self.touched) {
+            (Some(watch), Touched::Nothing) => watch.found().repositories.iter().cloned().collect(),
+            _ => {
+                let cache = self.known_of_projects();
+                let found = cache.map(|cache| nested::behind(&record.project, &cache, None));
+                found.unwrap_or_default().repositories.into_iter().collect()
+            }
+        };
+        changes::section(&record, self.touched, &repositories).into_iter().collect()
     }
 }
 

@@ -38,7 +38,9 @@ mod share;
 mod stash;
 mod state;
 mod sync;
+mod touched;
 mod untouched;
+mod watches;
 mod worktree;
 
 use std::fs;
@@ -57,6 +59,7 @@ pub use layout::{DotGit, Repository};
 pub use placeholder::forget as forget_placeholders;
 use state::Blank;
 pub use state::{Record, State};
+pub use touched::Watch;
 
 use super::git_config::{Setting, render};
 use super::told::Tracking;

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::beneath::Stamp;
 use super::layout::is_git_directory;
+use super::watches::Watches;
 
 /// How long the start of a session looks.
 const AT_START: Duration = Duration::from_millis(25);
@@ -62,11 +63,12 @@ struct Known {
 }
 
 /// Looks at the start of a session, as long as it may: directories that did not change since an earlier walk are not
-/// read again. What is not reached in time is taken from the earlier walk, as far as it is still there.
+/// read again. What is not reached in time is taken from the earlier walk, as far as it is still there. Each directory is
+/// watched before it is looked at, where there is something to watch with.
 #[must_use]
-pub fn at_start(project: &Path, cache: &Path) -> Found {
+pub(super) fn at_start(project: &Path, cache: &Path, watches: Option<&mut Watches>) -> Found {
     let mut known = Known::read(&cache_file(project, cache));
-    let mut found = walk(project, AT_START, &mut known);
+    let mut found = walk(project, AT_START, &mut known, watches);
     if !found.whole {
         let left =
             known.seen.into_values().filter(|seen| seen.repository && !seen.path.as_os_str().is_empty());
@@ -79,13 +81,29 @@ pub fn at_start(project: &Path, cache: &Path) -> Found {
 
 /// Looks at all of it, and remembers what is there.
 #[must_use]
-pub fn behind(project: &Path, cache: &Path) -> Found {
-    let file = cache_file(project, cache);
-    let found = walk(project, BEHIND, &mut Known::read(&file));
-    if let Err(error) = remember(&file, &list(&found.seen)) {
-        tracing::warn!(%error, "the repositories inside a project are not remembered");
-    }
+pub(super) fn behind(project: &Path, cache: &Path, watches: Option<&mut Watches>) -> Found {
+    let found = walk(project, BEHIND, &mut Known::read(&cache_file(project, cache)), watches);
+    found.remember(project, cache);
     found
+}
+
+impl Found {
+    /// How many directories were seen.
+    pub(super) fn directories(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Paths in the project of all repositories, the project's own among them.
+    pub(super) fn marked(&self) -> impl Iterator<Item = &Path> {
+        self.seen.iter().filter(|seen| seen.repository).map(|seen| seen.path.as_path())
+    }
+
+    /// Remembers what is there for the next start.
+    pub(super) fn remember(&self, project: &Path, cache: &Path) {
+        if let Err(error) = remember(&cache_file(project, cache), &list(&self.seen)) {
+            tracing::warn!(%error, "the repositories inside a project are not remembered");
+        }
+    }
 }
 
 impl Known {
@@ -162,7 +180,7 @@ fn cache_file(project: &Path, cache: &Path) -> PathBuf {
 }
 
 /// Breadth first: what lies near the top is found first. No link is followed.
-fn walk(project: &Path, budget: Duration, known: &mut Known) -> Found {
+fn walk(project: &Path, budget: Duration, known: &mut Known, mut watches: Option<&mut Watches>) -> Found {
     let until = Instant::now() + budget;
     let mut found = Found { whole: true, ..Found::default() };
     let Ok(top) =
@@ -177,6 +195,10 @@ fn walk(project: &Path, budget: Duration, known: &mut Known) -> Found {
             if Instant::now() > until {
                 found.whole = false;
                 return found;
+            }
+            // First: what changes from here on is told, or seen.
+            if let Some(watches) = &mut watches {
+                watches.add(&directory);
             }
             visit(directory, (project, top.as_fd(), known), &mut next, &mut found);
         }
@@ -261,14 +283,14 @@ mod tests {
         std::os::unix::fs::symlink(&project, project.join("a/loop")).expect("links");
         let expected: BTreeSet<PathBuf> =
             ["a", "a/b/c", "x/bare"].iter().map(|path| project.join(path)).collect();
-        assert_eq!(behind(&project, &cache).repositories, expected);
-        assert!(walk(&project, Duration::ZERO, &mut Known::default()).repositories.is_empty());
+        assert_eq!(behind(&project, &cache, None).repositories, expected);
+        assert!(walk(&project, Duration::ZERO, &mut Known::default(), None).repositories.is_empty());
         let known = || Known::read(&cache_file(&project, &cache));
         let remembered = |known: &Known| known.seen.values().filter(|seen| seen.repository).count();
         // The project's own is not one of those inside it.
         assert_eq!(remembered(&known()), 4);
         fs::remove_dir(project.join("a/b/c/.git")).expect("removes");
-        assert_eq!(at_start(&project, &cache).repositories.len(), 2);
+        assert_eq!(at_start(&project, &cache, None).repositories.len(), 2);
     }
 
     #[test]
@@ -278,7 +300,7 @@ mod tests {
         for path in ["a/b", "c/d", "e"] {
             fs::create_dir_all(project.join(path)).expect("mkdir");
         }
-        let mut found = walk(&project, BEHIND, &mut Known::default());
+        let mut found = walk(&project, BEHIND, &mut Known::default(), None);
         assert!(found.seen.iter().all(|seen| seen.stamp.is_none()), "just made, and not to be trusted");
         // As they would be remembered some seconds later.
         for seen in &mut found.seen {
@@ -302,7 +324,7 @@ mod tests {
         fs::rename(temp.path().join("other"), project.join("c")).expect("renames");
         let expected: BTreeSet<PathBuf> =
             ["a/b/new/deep", "e", "c/d"].iter().map(|path| project.join(path)).collect();
-        assert_eq!(walk(&project, BEHIND, &mut Known::read(&file)).repositories, expected);
+        assert_eq!(walk(&project, BEHIND, &mut Known::read(&file), None).repositories, expected);
         assert!(unchanged("a") && !unchanged("a/b") && !unchanged("c") && !unchanged("e"));
     }
 }
