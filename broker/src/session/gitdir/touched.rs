@@ -220,7 +220,7 @@ mod tests {
     use std::path::PathBuf;
     use std::process::{Child, Command, Stdio};
     use std::thread;
-    use std::time::{SystemTime, UNIX_EPOCH};
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     use keyhatch_protocol::SessionId;
     use rustix::fs::{AtFlags, CWD, OFlags, Timespec, Timestamps, UTIME_NOW, linkat, utimensat};
@@ -358,9 +358,9 @@ mod tests {
         );
         let before = changed();
         let mut mapping = python(&project, &script);
-        // File systems count in steps; from the next second on it shows in whole seconds too.
-        while SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs() <= before.unsigned_abs()
-        {
+        // From the next second on it shows in whole seconds; a time of change is some milliseconds behind the clock.
+        let next = UNIX_EPOCH + Duration::from_millis(before.unsigned_abs() * 1000 + 1200);
+        while SystemTime::now() < next {
             thread::yield_now();
         }
         let mut line = mapping.stdin.take().expect("a pipe");
