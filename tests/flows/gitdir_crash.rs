@@ -45,7 +45,12 @@ fn whole(twins: &Twins, when: &str) {
 fn kill(pid: i32) {
     let process = rustix::process::Pid::from_raw(pid).expect("a pid");
     rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("it can be killed");
-    // Until its last thread is gone, which may wait for a disk, its sockets still take connections.
+    wait_for_end(pid);
+}
+
+/// Waits until a killed process is gone: until its last thread is, which may wait for a disk, its sockets still take
+/// connections.
+fn wait_for_end(pid: i32) {
     let lives = || {
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -221,7 +226,7 @@ fn traced(twins: &Twins, options: &[&str]) -> (bool, String) {
         found = keeper(twins.world.broker());
         found.is_some()
     });
-    let keeper = found.expect("it was found");
+    let (keeper, broker) = (found.expect("it was found"), twins.world.broker());
     let log = twins.world.path("strace");
     // The broker lets nobody of its own user look into it.
     let mut strace = Command::new(if rustix::process::getuid().is_root() { "strace" } else { "sudo" });
@@ -242,7 +247,12 @@ fn traced(twins: &Twins, options: &[&str]) -> (bool, String) {
     run.finish();
     tracer.finish();
     let log = std::fs::read_to_string(log).unwrap_or_default();
-    (log.contains("killed by SIGKILL"), log)
+    let died = log.contains("killed by SIGKILL");
+    if died {
+        // Behind the answer, perhaps: the next command must not find a broker that is about to go.
+        wait_for_end(broker);
+    }
+    (died, log)
 }
 
 /// The thread of the broker that keeps the session in step.
