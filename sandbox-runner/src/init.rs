@@ -26,10 +26,10 @@ pub(crate) fn run(
 ) -> Result<i32, RunError> {
     die_with_parent()?;
     still_alive(alive)?;
+    cgroup.enforce_and_hide()?;
     let root = root::begin(foundation)?;
     // From here on the session is open.
     let rules = &rest.read(foundation)?;
-    cgroup.enforce_and_hide()?;
     let root = root.prepare(rules)?;
     terminal::enforce(rules)?;
     // Before the mounts: a key of the user's session keyring is readable whatever is mounted.

@@ -1,8 +1,8 @@
 //! The order of a start. Every step is irrevocable for this process and all it starts; each file owns one mechanism.
 //!
 //! ```text
-//! outer    the rules' foundation → parent's death → namespaces → loopback
-//! init     system in a new root → standard descriptors, rules → cgroup → session, terminal → keyring → limits → mounts →
+//! outer    the rules' foundation → parent's death → cgroup → namespaces → loopback
+//! init     cgroup → system in a new root → standard descriptors, rules → session, terminal → keyring → limits → mounts →
 //!          root → capabilities → hidden memory
 //! command  process group → no_new_privs → Landlock → seccomp → proof → descriptors → exec
 //! ```

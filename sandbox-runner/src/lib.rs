@@ -1,8 +1,8 @@
 //! Builds a sandbox from resolved rules, proves that it holds, and execs a command in it.
 //!
-//! Comes in: standard descriptors and [`SandboxRules`] as JSON on a socket, from `keyhatch run`. Goes out: the listening sockets of the
-//! sandbox's own loopback, then the command's exit status. Trusted: the rules; nothing else is read. Three processes,
-//! all single-threaded:
+//! Comes in: a [`Foundation`] as JSON on a socket, from `keyhatch run`; once the session is open, standard descriptors and all
+//! rules on the same socket. Goes out: the listening sockets of the sandbox's own loopback, then the command's exit status.
+//! Trusted: the rules; nothing else is read. Three processes, all single-threaded:
 //!
 //! ```text
 //! outer    on the host's side: namespaces, loopback; passes signals in and the status out

@@ -258,13 +258,14 @@ async fn confined(
     })?;
     let Relayed { stdio, terminal, outputs } = relayed;
     let signals = Signals::listen()?;
+    // It takes its rules where its cgroup is: rules can be longer than what a socket holds.
+    let held = match &place {
+        Some(place) => bounds::admit(place, policy, &opened.session, waiting.at_the_door()).await?,
+        None => None,
+    };
     let (mut runner, handoff, observer) = waiting.give(&rules, &stdio)?;
     drop(stdio);
     let pid = runner.id().unwrap_or(0);
-    let held = match &place {
-        Some(place) => bounds::admit(place, policy, &opened.session, (pid, &handoff)).await?,
-        None => None,
-    };
     let reads = project.filter(|_| policy.sandbox().project == ProjectAccess::Read);
     let observation =
         Observation::start(observer, View::of(&rules, reads)).map_err(internal("the observer"))?;

@@ -76,6 +76,11 @@ impl Waiting {
         Ok(Self { runner, rules, handoff, observer })
     }
 
+    /// Its process, and the line on which it waits for the door of its cgroup, where there is to be one.
+    pub(super) fn at_the_door(&self) -> (u32, &UnixStream) {
+        (self.runner.id().unwrap_or(0), &self.handoff)
+    }
+
     /// Gives it what it waits for: standard descriptors, then the rules to their end.
     pub(super) fn give(
         self,
