@@ -5,7 +5,6 @@
 //! what can be seen (metadata of the user's files, other command lines), and it says so.
 
 use std::io::{PipeReader, Read};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use keyhatch_policies::rules::{NetworkInside, SandboxRules};
@@ -21,7 +20,7 @@ use crate::outer::said;
 use crate::supervise::{Ended, announce, die_with_parent, reap_while};
 use crate::sys::{self, Forked};
 use crate::tier::{Chosen, Tier};
-use crate::{command, furniture, keyring, limits, network, privileges, terminal};
+use crate::{command, furniture, keyring, limits, privileges, terminal};
 
 /// What names the session's ssh-agent, ssh(1).
 const SSH_AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
@@ -32,11 +31,8 @@ const SOCKETS_OF_EVERY_SESSION: usize = 2;
 pub(crate) fn run(
     rules: &SandboxRules,
     chosen: &Chosen,
-    (handoff, cgroup, observer): (OwnedFd, Cgroup, Observer),
+    (cgroup, observer): (Cgroup, Observer),
 ) -> Result<Ended, RunError> {
-    // There is no loopback of its own to listen on.
-    network::hand_over(&[], &handoff)?;
-    drop(handoff);
     let furniture = furniture::prepare(rules)?;
     for line in [said_at_start(chosen)].iter().chain(&furniture.notes) {
         announce(rules, line);

@@ -18,7 +18,7 @@ use crate::error::RunError;
 use crate::rules::Rest;
 use crate::supervise::Ended;
 use crate::tier::{self, Around, Tier};
-use crate::{cgroup, landlocked, observer, outer, supervise};
+use crate::{cgroup, landlocked, network, observer, outer, supervise};
 
 /// The sockets to whoever started this: the one for what is handed over in order, and the observer's, where there is one.
 pub(crate) type Lines = (OwnedFd, Option<OwnedFd>);
@@ -36,6 +36,11 @@ pub(crate) fn launch(
     let chosen = tier::prepare(&foundation, around)?;
     match chosen.tier {
         Tier::A => outer::run((&foundation, rest), &chosen, (handoff, cgroup, observer)),
-        Tier::B | Tier::C => landlocked::run(&rest.read(&foundation)?, &chosen, (handoff, cgroup, observer)),
+        Tier::B | Tier::C => {
+            // There is no loopback of its own to listen on.
+            network::hand_over(&[], &handoff)?;
+            drop(handoff);
+            landlocked::run(&rest.read(&foundation)?, &chosen, (cgroup, observer))
+        }
     }
 }

@@ -15,7 +15,7 @@ use keyhatch_protocol::message::SOCKETS_INSIDE;
 use super::args::Run;
 use super::bounds::Held;
 use super::result::{RunResult, Used};
-use super::runner::{NOT_STARTED, Waiting, attach, beside};
+use super::runner::{NOT_STARTED, Waiting, beside};
 use super::sandbox::Plan;
 use super::sequences::Shown;
 use super::stdio::{Kept, Outputs, Relayed, relay};
@@ -232,7 +232,7 @@ fn command(given: &[OsString]) -> Vec<OsString> {
 
 async fn confined(
     paths: &Paths,
-    (made, waiting, place): (Made<'_>, Waiting, Option<Place>),
+    (made, mut waiting, place): (Made<'_>, Waiting, Option<Place>),
     (cwd, command): (Option<PathBuf>, Vec<OsString>),
     kept: Option<Arc<Kept>>,
 ) -> Result<(Outcome, Seen), Failure> {
@@ -245,6 +245,13 @@ async fn confined(
         None if limits.output.is_some() || limits.idle.is_some() => Outputs::Count(traffic.clone()),
         None => Outputs::PassOn(traffic.clone()),
     };
+    let signals = Signals::listen()?;
+    // It takes its rules where its cgroup is: rules can be longer than what a socket holds.
+    let held = match &place {
+        Some(place) => bounds::admit(place, policy, &opened.session, waiting.at_the_door()).await?,
+        None => None,
+    };
+    let attaching = waiting.attach(paths, &opened.session).await?;
     let relayed = relay(&outputs, Shown::of(policy)).map_err(internal("the terminal"))?;
     let rules = sandbox::rules(Plan {
         opened,
@@ -257,20 +264,14 @@ async fn confined(
         foundation,
     })?;
     let Relayed { stdio, terminal, outputs } = relayed;
-    let signals = Signals::listen()?;
-    // It takes its rules where its cgroup is: rules can be longer than what a socket holds.
-    let held = match &place {
-        Some(place) => bounds::admit(place, policy, &opened.session, waiting.at_the_door()).await?,
-        None => None,
-    };
-    let (mut runner, handoff, observer) = waiting.give(&rules, &stdio)?;
+    // Nothing runs inside before the broker answers there.
+    let is_apart = attaching.finish()?;
+    let (mut runner, observer) = waiting.give(&rules, &stdio)?;
     drop(stdio);
     let pid = runner.id().unwrap_or(0);
     let reads = project.filter(|_| policy.sandbox().project == ProjectAccess::Read);
     let observation =
         Observation::start(observer, View::of(&rules, reads)).map_err(internal("the observer"))?;
-    let is_apart = attach(paths, &opened.session, &handoff, &mut runner).await?;
-    drop(handoff);
     let held = held.map(Held::listen).transpose().map_err(internal("the hand-off socket"))?;
     let mut watch = Watch::start(
         policy,

@@ -81,51 +81,58 @@ impl Waiting {
         (self.runner.id().unwrap_or(0), &self.handoff)
     }
 
+    /// Passes the sandbox's sockets to the broker, as soon as they are there.
+    pub(super) async fn attach(&mut self, paths: &Paths, session: &SessionId) -> Result<Attaching, Failure> {
+        let internal = |error: io::Error| Failure::internal("the hand-off socket", &error);
+        let line = self.handoff.try_clone().map_err(internal)?;
+        line.set_nonblocking(true).map_err(internal)?;
+        let line = tokio::net::UnixStream::from_std(line).map_err(internal)?;
+        let received = line.async_io(Interest::READABLE, || sys::receive_descriptors(line.as_fd())).await;
+        let sockets = match received {
+            Ok(sockets) if sockets.is_empty() => return Ok(Attaching(None)),
+            Ok(sockets) => sockets,
+            Err(_) => {
+                // The runner said why on standard error; its exit status is the answer.
+                let status = self.runner.wait().await.map_err(|e| Failure::internal("the runner", &e))?;
+                std::process::exit(status.code().unwrap_or(NOT_STARTED));
+            }
+        };
+        let mut client = Client::connect(paths)?;
+        let runner = self.runner.id().unwrap_or(0);
+        client.send(Request::AttachSockets { session: session.clone(), runner })?;
+        let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+        client.send_descriptors(&sockets)?;
+        Ok(Attaching(Some(client)))
+    }
+
     /// Gives it what it waits for: standard descriptors, then the rules to their end.
     pub(super) fn give(
         self,
         rules: &SandboxRules,
         stdio: &[OwnedFd; 3],
-    ) -> Result<(Child, UnixStream, UnixStream), Failure> {
+    ) -> Result<(Child, UnixStream), Failure> {
         let text =
             serde_json::to_vec(rules).map_err(|error| Failure::internal("the sandbox's rules", &error))?;
         let mut line = self.rules;
         let given = sys::send_descriptors(line.as_fd(), &stdio.each_ref().map(AsFd::as_fd))
             .and_then(|()| io::Write::write_all(&mut line, &text));
         if let Err(error) = given {
-            // It is gone, and has said why; whoever waits for its sockets sees its status.
+            // It is gone, and has said why; whoever waits for it sees its status.
             tracing::debug!(%error, "the runner takes no rules");
         }
-        Ok((self.runner, self.handoff, self.observer))
+        Ok((self.runner, self.observer))
     }
 }
 
-/// Passes the sandbox's sockets from the runner to the broker. Returns whether there were any: only a sandbox in
-/// namespaces of its own has them.
-pub(super) async fn attach(
-    paths: &Paths,
-    session: &SessionId,
-    handoff: &UnixStream,
-    runner: &mut Child,
-) -> Result<bool, Failure> {
-    let internal = |error: io::Error| Failure::internal("the hand-off socket", &error);
-    let line = handoff.try_clone().map_err(internal)?;
-    line.set_nonblocking(true).map_err(internal)?;
-    let line = tokio::net::UnixStream::from_std(line).map_err(internal)?;
-    let sockets = match line.async_io(Interest::READABLE, || sys::receive_descriptors(line.as_fd())).await {
-        // Without namespaces, or with the host's network, there is no loopback of the sandbox's own.
-        Ok(sockets) if sockets.is_empty() => return Ok(false),
-        Ok(sockets) => sockets,
-        Err(_) => {
-            // The runner said why on standard error; its exit status is the answer.
-            let status = runner.wait().await.map_err(|e| Failure::internal("the runner", &e))?;
-            std::process::exit(status.code().unwrap_or(NOT_STARTED));
-        }
-    };
-    let mut client = Client::connect(paths)?;
-    client.send(Request::AttachSockets { session: session.clone(), runner: runner.id().unwrap_or(0) })?;
-    let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-    client.send_descriptors(&sockets)?;
-    client.reply()?;
-    Ok(true)
+/// The sandbox's sockets on their way to the broker; none where the sandbox has no namespaces of its own, or the host's
+/// network.
+pub(super) struct Attaching(Option<Client>);
+
+impl Attaching {
+    /// Waits until the broker serves them. Returns whether there are any.
+    pub(super) fn finish(self) -> Result<bool, Failure> {
+        let Some(mut client) = self.0 else { return Ok(false) };
+        client.reply()?;
+        Ok(true)
+    }
 }
