@@ -43,7 +43,9 @@ fn refusal(mut stream: UnixStream) -> String {
 fn the_helper_says_inside_which_session_it_is_in_and_by_which_policy() {
     let world = World::new();
     let project = world.project("p", "https://git.invalid/p");
-    let said = world.run(&project, "default", "$KEYHATCH_HELPER status").ok();
+    let said = world.run(&project, "default", "keyhatch-helper status").ok();
+    let by_path = world.run(&project, "default", "$KEYHATCH_HELPER status").ok();
+    assert_eq!(by_path.stdout.lines().count(), said.stdout.lines().count(), "{by_path:?}");
     assert!(said.stdout.starts_with("keyhatch session "), "{said:?}");
     assert!(said.stdout.contains("policy default: The project's own remotes"), "{said:?}");
     for part in [
@@ -57,7 +59,7 @@ fn the_helper_says_inside_which_session_it_is_in_and_by_which_policy() {
     assert!(said.stdout.lines().count() <= 10, "{said:?}");
     let notes = world.keyhatch(&["agent-notes"]).ok();
     assert!(notes.stdout.contains("run the very same command again"), "{notes:?}");
-    assert!(notes.stdout.contains("`$KEYHATCH_HELPER status`"), "{notes:?}");
+    assert!(notes.stdout.contains("`keyhatch-helper status`"), "{notes:?}");
     let outside = world.command(world.path("bin/keyhatch-helper")).arg("status").output().expect("it runs");
     assert!(!outside.status.success());
     let text = String::from_utf8_lossy(&outside.stderr).into_owned();
