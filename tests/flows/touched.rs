@@ -62,6 +62,8 @@ fn a_project_where_a_session_touches_nothing_is_not_looked_at() {
     world.make_directory("project/d/deep");
     world.commit(&project, "Makefile", "all:\n\ttrue\n");
     world.run(&project, "default", "true").ok();
+    // What is read inside is asked for its time of change, in whole seconds: it must be of an earlier one.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
     // What the user changes in the second in which a session opens has the same time as what it changes itself: only who
     // looks finds it, and it is nothing that this session did.
     let named = |policy: &str, script: &str| {
