@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use keyhatch_tests::{Running, World};
+use rustix::process::{Pid, Signal, kill_process};
 
 const REPORTS: &str = "home/.local/state/keyhatch/reports";
 
@@ -17,13 +18,18 @@ fn broker_with(world: &World, call: &str, inject: &str) -> Running {
     broker
 }
 
-/// Asks such a broker to end, and waits until it has.
-fn stop(world: &World, broker: Running) {
+/// Sends such a broker a signal that ends it, and waits until it has ended.
+fn stop_by(world: &World, broker: Running, signal: Signal) {
     let tracer = i32::try_from(broker.id()).expect("a pid");
     let traced = world.processes("keyhatch broker").into_iter().find(|pid| *pid != tracer);
-    let pid = rustix::process::Pid::from_raw(traced.expect("a broker runs")).expect("a pid");
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it can be signalled");
+    let pid = Pid::from_raw(traced.expect("a broker runs")).expect("a pid");
+    kill_process(pid, signal).expect("it can be signalled");
     broker.finish();
+}
+
+/// Asks such a broker to end, and waits until it has.
+fn stop(world: &World, broker: Running) {
+    stop_by(world, broker, Signal::TERM);
 }
 
 /// Whether a session was opened, and none has sockets any more.
@@ -66,6 +72,20 @@ fn a_broker_that_is_told_to_stop_waits_for_the_session_that_ends() {
     assert_eq!(world.events(), ["session-opened", "session-closed"]);
     assert_eq!(std::fs::read_dir(world.path(REPORTS)).expect("a directory").count(), 1);
     world.keyhatch(&["audit", "verify"]).ok();
+}
+
+#[test]
+fn a_command_that_runs_has_its_sockets_with_the_broker_and_outlives_it() {
+    let world = World::new();
+    let project = project(&world);
+    // As the sockets arrive.
+    let broker = broker_with(&world, "recvmsg", "delay_enter=500000");
+    let running =
+        world.start(&project, "default", "touch runs; while ! test -e go; do sleep 0.01; done; exit 7");
+    world.wait_until("the command runs", || project.join("runs").exists());
+    stop_by(&world, broker, Signal::KILL);
+    world.write("p/go", "");
+    assert_eq!(running.finish().code(), 7);
 }
 
 #[test]
