@@ -12,8 +12,8 @@ use std::os::unix::net::UnixStream;
 use keyhatch_policies::rules::{Foundation, Requirement};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use crate::NOT_BUILT;
 use crate::error::{RunError, at};
+use crate::supervise::abandoned;
 use crate::sys;
 
 /// The door to the cgroup, and the line on which its end is told.
@@ -36,8 +36,7 @@ pub(crate) fn prepare(foundation: &Foundation, handoff: &OwnedFd) -> Result<Cgro
         recvmsg(handoff, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
             .map_err(at("join", "the cgroup"))?;
     if message.bytes == 0 {
-        // The session did not open, or `keyhatch run` was killed: it has said what there is to say.
-        std::process::exit(NOT_BUILT.into());
+        abandoned();
     }
     let door = ancillary.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),

@@ -8,9 +8,9 @@ use std::os::fd::OwnedFd;
 use keyhatch_policies::rules::{Foundation, SandboxRules};
 use keyhatch_protocol::frame::{self, FrameError, MAX_CONTROL_FRAME};
 
-use crate::NOT_BUILT;
 use crate::error::{RunError, at};
 use crate::stdio;
+use crate::supervise::abandoned;
 
 /// Where the rest of the rules comes from.
 pub(crate) enum Rest {
@@ -25,10 +25,7 @@ pub(crate) fn begin(line: OwnedFd) -> Result<(Foundation, Rest), RunError> {
     let mut line = File::from(line);
     match frame::read(&mut line, MAX_CONTROL_FRAME) {
         Ok(foundation) => Ok((foundation, Rest::Line(line))),
-        // `keyhatch run` was killed, or has said what there is to say.
-        Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            std::process::exit(NOT_BUILT.into())
-        }
+        Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => abandoned(),
         Err(_) => Err(RunError::Rules),
     }
 }

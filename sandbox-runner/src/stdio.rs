@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use crate::NOT_BUILT;
 use crate::error::{RunError, at};
+use crate::supervise::abandoned;
 
 /// Waits for them, and makes them this process's own.
 pub(crate) fn take(line: impl AsFd) -> Result<(), RunError> {
@@ -17,8 +17,7 @@ pub(crate) fn take(line: impl AsFd) -> Result<(), RunError> {
     let message = recvmsg(line, &mut [IoSliceMut::new(&mut [0])], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
         .map_err(at("receive", "standard descriptors"))?;
     if message.bytes == 0 {
-        // The session did not open, or `keyhatch run` was killed: it has said what there is to say.
-        std::process::exit(NOT_BUILT.into());
+        abandoned();
     }
     let received: Vec<OwnedFd> = ancillary
         .drain()

@@ -3,6 +3,7 @@
 use keyhatch_policies::rules::SandboxRules;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
+use crate::NOT_BUILT;
 use crate::error::{RunError, at};
 use crate::mutation::{self, Mitigation};
 use crate::sys;
@@ -46,6 +47,12 @@ pub(crate) fn die_with_parent() -> Result<(), RunError> {
     }
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(at("watch", "the parent"))
+}
+
+/// Ends this process where whoever started it closed its line: the session did not open, or `keyhatch run` was killed. What
+/// there is to say has been said.
+pub(crate) fn abandoned() -> ! {
+    std::process::exit(NOT_BUILT.into())
 }
 
 /// Waits for the command, reaping orphans and passing signals on meanwhile.
