@@ -3,7 +3,7 @@
 //! It stays outside of the command's Landlock domain and filter: with the scope of signals the command cannot touch it,
 //! and it holds nothing. Its own powers are gone before the command exists.
 
-use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::io::{PipeReader, PipeWriter, Write};
 
 use keyhatch_policies::rules::{Foundation, SandboxRules};
 
@@ -12,7 +12,7 @@ use crate::error::{RunError, at};
 use crate::observer::Observer;
 use crate::rules::Rest;
 use crate::ruleset::{Grant, May, devices};
-use crate::supervise::{announce, die_with_parent, reap};
+use crate::supervise::{announce, die_with_parent, reap, still_alive};
 use crate::sys::{self, Forked};
 use crate::tier::Chosen;
 use crate::{command, keyring, limits, privileges, root, terminal};
@@ -58,16 +58,6 @@ pub(crate) fn run(
     // The outer process may be gone; then nobody wants to know.
     drop(status.write_all(&ended.encode()));
     Ok(0)
-}
-
-/// Refuses to go on where the outer process died before its death was watched.
-fn still_alive(mut alive: PipeReader) -> Result<(), RunError> {
-    rustix::io::ioctl_fionbio(&alive, true).map_err(at("watch", "the parent"))?;
-    match alive.read(&mut [0]) {
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
-        Err(error) => Err(at("watch", "the parent")(error)),
-        Ok(_) => Err(at("watch", "the parent")(std::io::Error::from_raw_os_error(libc::ESRCH))),
-    }
 }
 
 /// Inside, the mounts say what is there; Landlock says again what of it may be written and connected to.

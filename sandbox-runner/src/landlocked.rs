@@ -4,7 +4,6 @@
 //! reaper of everything below it ends what is left when the command ends or `keyhatch run` dies. Weaker than tier A in
 //! what can be seen (metadata of the user's files, other command lines), and it says so.
 
-use std::io::{PipeReader, Read};
 use std::path::Path;
 
 use keyhatch_policies::rules::{NetworkInside, SandboxRules};
@@ -17,7 +16,7 @@ use crate::error::{RunError, at};
 use crate::hatch::Hatch;
 use crate::observer::Observer;
 use crate::outer::said;
-use crate::supervise::{Ended, announce, die_with_parent, reap_while};
+use crate::supervise::{Ended, announce, die_with_parent, reap_while, still_alive};
 use crate::sys::{self, Forked};
 use crate::tier::{Chosen, Tier};
 use crate::{command, furniture, keyring, limits, privileges, terminal};
@@ -137,16 +136,6 @@ fn opens_more_than_git(network: &NetworkInside) -> bool {
     match network {
         NetworkInside::Host => true,
         NetworkInside::Own { sockets } => sockets.len() > SOCKETS_OF_EVERY_SESSION,
-    }
-}
-
-/// Refuses to go on where the supervisor died before its death was watched.
-fn still_alive(mut alive: PipeReader) -> Result<(), RunError> {
-    rustix::io::ioctl_fionbio(&alive, true).map_err(at("watch", "the parent"))?;
-    match alive.read(&mut [0]) {
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
-        Err(error) => Err(at("watch", "the parent")(error)),
-        Ok(_) => Err(at("watch", "the parent")(std::io::Error::from_raw_os_error(libc::ESRCH))),
     }
 }
 

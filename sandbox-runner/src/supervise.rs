@@ -1,5 +1,7 @@
 //! Watching over the command: pass signals on, reap, tell how it ended.
 
+use std::io::{PipeReader, Read};
+
 use keyhatch_policies::rules::SandboxRules;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
@@ -47,6 +49,16 @@ pub(crate) fn die_with_parent() -> Result<(), RunError> {
     }
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(at("watch", "the parent"))
+}
+
+/// Refuses to go on where the parent died before its death was watched.
+pub(crate) fn still_alive(mut alive: PipeReader) -> Result<(), RunError> {
+    rustix::io::ioctl_fionbio(&alive, true).map_err(at("watch", "the parent"))?;
+    match alive.read(&mut [0]) {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(at("watch", "the parent")(error)),
+        Ok(_) => Err(at("watch", "the parent")(std::io::Error::from_raw_os_error(libc::ESRCH))),
+    }
 }
 
 /// Ends this process where whoever started it closed its line: the session did not open, or `keyhatch run` was killed. What
