@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use keyhatch_host::random::random;
 use keyhatch_protocol::{RequestId, SessionId};
 use serde_json::{Map, Value};
 use tokio::sync::RwLock;
@@ -196,16 +197,4 @@ impl Broker {
     fn lock_sessions(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Random bytes from the kernel.
-///
-/// # Panics
-/// When the kernel has no randomness to give: nothing may go on without.
-#[must_use]
-pub fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    let read = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    assert_eq!(read, Ok(N), "the kernel gives no random bytes");
-    bytes
 }

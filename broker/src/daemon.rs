@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use keyhatch_host::random::random;
 use keyhatch_protocol::SessionId;
 use rustix::fs::FlockOperation;
 use serde_json::Value;
@@ -15,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::approval::seconds;
 use crate::audit::{self, AuditError};
-use crate::broker::{Broker, random};
+use crate::broker::Broker;
 use crate::control::server;
 use crate::credential::HostGit;
 use crate::notify;

@@ -9,7 +9,6 @@
 pub mod approval;
 pub mod audit;
 pub mod broker;
-pub mod cause;
 pub mod claim;
 pub mod cli;
 pub mod control;
@@ -24,7 +23,6 @@ pub mod limits;
 pub mod network;
 pub mod notify;
 pub mod observe;
-pub mod paths;
 pub mod registries;
 pub mod session;
 pub mod signer;
@@ -33,4 +31,5 @@ pub mod surface;
 pub mod sys;
 pub mod upstream;
 
+pub use keyhatch_host::{cause, paths};
 pub use keyhatch_protocol::pktline;

@@ -12,7 +12,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("keyhatch-policies", &["keyhatch-protocol"]),
     ("keyhatch-helper", &["keyhatch-protocol"]),
     ("keyhatch-run", &["keyhatch-protocol", "keyhatch-policies"]),
-    ("keyhatch-broker", &["keyhatch-protocol", "keyhatch-policies"]),
+    ("keyhatch-host", &[]),
+    ("keyhatch-broker", &["keyhatch-host", "keyhatch-protocol", "keyhatch-policies"]),
     ("keyhatch-tests", &["keyhatch-protocol"]),
 ];
 /// Crates that touch secrets, the network or hostile objects: in the broker's tree alone.

@@ -4,7 +4,7 @@
 //! Service, reached through the `keyring` crate; its calls block, so they run beside the runtime.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -206,11 +206,7 @@ fn save(credentials: Vec<NamedCredential>) -> Result<(), NamedError> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).map_err(wrong)?;
     }
-    let next = path.with_extension("next");
-    let mut file =
-        fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&next).map_err(wrong)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(wrong)?;
-    fs::rename(next, &path).map_err(wrong)
+    keyhatch_host::durable::write_atomic(&path, text.as_bytes(), 0o600).map_err(wrong)
 }
 
 fn entry(name: &str) -> Result<keyring::Entry, NamedError> {

@@ -7,10 +7,9 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use keyhatch_host::random::random;
 use keyhatch_policies::network::{Network, NetworkMode};
 use tokio::net::TcpListener;
-
-use crate::broker::random;
 
 /// A listener, and the word that opens it.
 #[derive(Debug)]

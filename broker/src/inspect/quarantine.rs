@@ -8,13 +8,14 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use git2::{Indexer, ObjectFormat as GitFormat, Oid, Repository, RepositoryInitOptions};
 use keyhatch_protocol::{ObjectFormat, ObjectId, Risk, RiskKind};
 
 use super::child::failed;
 use super::{Order, Refusal};
+pub(crate) use keyhatch_host::git::git;
 
 /// One read of the spool.
 const CHUNK: usize = 256 * 1024;
@@ -274,19 +275,4 @@ fn bare(directory: &Path, object_format: ObjectFormat) -> io::Result<()> {
         }
     };
     fs::write(directory.join("config"), config)
-}
-
-/// git with nothing of the user's or the system's configuration.
-pub(crate) fn git() -> Command {
-    let mut git = Command::new("git");
-    git.env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("LC_ALL", "C")
-        .env("HOME", "/nonexistent")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_ATTR_NOSYSTEM", "1")
-        .env("GIT_NO_LAZY_FETCH", "1")
-        .current_dir("/");
-    git
 }

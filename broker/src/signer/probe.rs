@@ -14,7 +14,7 @@ const PROBE: &[u8] = b"keyhatch credential test";
 /// When the kernel gives no randomness.
 pub fn generate(comment: &str) -> Result<PrivateKey, SignError> {
     let odd = |_| SignError::Unsupported { why: "no key could be made" };
-    let seed = zeroize::Zeroizing::new(crate::broker::random::<32>());
+    let seed = zeroize::Zeroizing::new(keyhatch_host::random::random::<32>());
     let pair = ssh_key::private::Ed25519Keypair::from_seed(&seed);
     PrivateKey::new(ssh_key::private::KeypairData::Ed25519(pair), comment).map_err(odd)
 }

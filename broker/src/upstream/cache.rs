@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
+use keyhatch_host::digest::sha256;
 use keyhatch_protocol::Remote;
-use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -160,7 +160,7 @@ impl Upstream {
     /// Apart for every credential: what an anonymous fetch got must not be mixed with what a login opened.
     pub(super) fn cache_name(&self) -> String {
         let name = format!("{:?} {}", self.credential, self.remote);
-        Sha256::digest(name).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        sha256(name.as_bytes())[..32].to_owned()
     }
 }
 

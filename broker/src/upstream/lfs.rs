@@ -84,7 +84,7 @@ impl Links {
         if links.len() >= MAX_LINKS {
             links.retain(|_, (_, kept)| kept.elapsed() < LASTS);
         }
-        let name = format!("{:032x}", u128::from_ne_bytes(crate::broker::random()));
+        let name = format!("{:032x}", u128::from_ne_bytes(keyhatch_host::random::random()));
         (links.len() < MAX_LINKS).then(|| {
             links.insert(name.clone(), (link, Instant::now()));
             name

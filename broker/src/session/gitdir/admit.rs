@@ -28,8 +28,8 @@ pub fn admit(quarantine: &Path, files: &[String], store: &Path) -> io::Result<u6
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let temporary =
-            directory.join(format!("{TEMPORARY}_{:016x}", u64::from_ne_bytes(crate::broker::random())));
+        let temporary = directory
+            .join(format!("{TEMPORARY}_{:016x}", u64::from_ne_bytes(keyhatch_host::random::random())));
         let copied = copy(&source, name, &temporary);
         if copied.is_err() {
             // What is left of it git prunes later; now is better.

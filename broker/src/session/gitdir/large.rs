@@ -64,7 +64,7 @@ fn take(mut from: File, (name, target): (&str, &Path), most: u64) -> io::Result<
     let directory = target.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory)?;
     let temporary =
-        directory.join(format!("{TEMPORARY}_{:016x}", u64::from_ne_bytes(crate::broker::random())));
+        directory.join(format!("{TEMPORARY}_{:016x}", u64::from_ne_bytes(keyhatch_host::random::random())));
     let copied = copy(&mut from, &temporary, most);
     match copied {
         Ok(Some((digest, size))) if digest == name => {

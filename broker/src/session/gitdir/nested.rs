@@ -13,8 +13,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use keyhatch_host::digest::sha256;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, statat};
-use sha2::{Digest, Sha256};
 
 use super::beneath::Stamp;
 use super::layout::is_git_directory;
@@ -171,12 +171,7 @@ fn remember(file: &Path, list: &[u8]) -> io::Result<()> {
 }
 
 fn cache_file(project: &Path, cache: &Path) -> PathBuf {
-    let digest: String = Sha256::digest(project.as_os_str().as_bytes())
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    cache.join(digest)
+    cache.join(&sha256(project.as_os_str().as_bytes())[..32])
 }
 
 /// Breadth first: what lies near the top is found first. No link is followed.
