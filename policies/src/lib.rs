@@ -8,14 +8,12 @@ mod brief;
 mod explain;
 mod judge;
 mod limits;
-pub mod mechanism;
 pub mod network;
 mod network_toml;
 mod parse;
 mod pattern;
 mod place;
 mod repository;
-pub mod rules;
 mod sandbox;
 mod sign;
 mod ssh_agent;
@@ -24,6 +22,8 @@ mod units;
 use std::time::Duration;
 
 use keyhatch_protocol::{Facts, Identity, Remote, UpdateKind};
+
+pub use keyhatch_sandbox_rules::{mechanism, rules};
 
 pub use brief::brief;
 pub use explain::{describe, explain, settings};

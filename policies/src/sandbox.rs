@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
+use keyhatch_sandbox_rules::rules::Requirement;
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::parse::Text;
 use crate::place::PolicyError;
-use crate::rules::Requirement;
 
 /// Project files that are hidden unless the policy says otherwise: settings with secrets in them, and keys.
 const HIDDEN: &[&str] = &[

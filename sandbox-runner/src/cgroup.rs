@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use keyhatch_policies::rules::{Foundation, Requirement};
+use keyhatch_sandbox_rules::rules::{Foundation, Requirement};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::error::{RunError, at};

@@ -1,6 +1,6 @@
 //! The command's own process: the last walls, the proof, and exec.
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_sandbox_rules::rules::SandboxRules;
 
 use crate::error::{RunError, at};
 use crate::mutation::{self, Mitigation};

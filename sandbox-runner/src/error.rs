@@ -2,7 +2,7 @@
 
 use std::io;
 
-use keyhatch_policies::rules::Requirement;
+use keyhatch_sandbox_rules::rules::Requirement;
 use thiserror::Error;
 
 use crate::tier::Tier;

@@ -4,9 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use keyhatch_policies::mechanism::{Mechanism, State};
-use keyhatch_policies::rules::{Limits, NetworkInside, SandboxRules};
 use keyhatch_protocol::SessionId;
+use keyhatch_sandbox_rules::mechanism::{Mechanism, State};
+use keyhatch_sandbox_rules::rules::{Limits, NetworkInside, SandboxRules};
 
 use crate::error::RunError;
 use crate::sys::{self, try_forbidden};

@@ -6,9 +6,9 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use keyhatch_policies::rules::{Mount, SandboxRules};
 use keyhatch_protocol::message::HELPER_INSIDE;
 use keyhatch_protocol::message::git_directories::{self, GIT_DIRECTORIES_VARIABLE, Replaced};
+use keyhatch_sandbox_rules::rules::{Mount, SandboxRules};
 
 use crate::error::{RunError, at};
 use crate::ruleset::{Grant, May, devices};

@@ -5,7 +5,7 @@
 
 use std::io::{PipeReader, PipeWriter, Write};
 
-use keyhatch_policies::rules::{Foundation, SandboxRules};
+use keyhatch_sandbox_rules::rules::{Foundation, SandboxRules};
 
 use crate::cgroup::Cgroup;
 use crate::error::{RunError, at};

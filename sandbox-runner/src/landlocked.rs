@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use keyhatch_policies::rules::{NetworkInside, SandboxRules};
 use keyhatch_protocol::message::SOCKETS_INSIDE;
 use keyhatch_protocol::message::hatch::HATCH_VARIABLE;
+use keyhatch_sandbox_rules::rules::{NetworkInside, SandboxRules};
 use rustix::process::{Pid, Signal, WaitOptions, getppid, wait};
 
 use crate::cgroup::Cgroup;

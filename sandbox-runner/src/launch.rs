@@ -12,7 +12,7 @@
 
 use std::os::fd::OwnedFd;
 
-use keyhatch_policies::rules::Foundation;
+use keyhatch_sandbox_rules::rules::Foundation;
 
 use crate::error::RunError;
 use crate::rules::Rest;

@@ -48,7 +48,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
-use keyhatch_policies::rules::Foundation;
+use keyhatch_sandbox_rules::rules::Foundation;
 
 use error::{RunError, at};
 use rules::Rest;

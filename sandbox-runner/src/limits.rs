@@ -1,6 +1,6 @@
 //! Resource limits: taken away for good before the command starts. They hold in every tier.
 
-use keyhatch_policies::rules::{Limits, SandboxRules};
+use keyhatch_sandbox_rules::rules::{Limits, SandboxRules};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::{RunError, at};

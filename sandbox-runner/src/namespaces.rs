@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use keyhatch_policies::rules::NetworkInside;
+use keyhatch_sandbox_rules::rules::NetworkInside;
 
 use crate::error::{RunError, at};
 use crate::mutation::{self, Mitigation};

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-use keyhatch_policies::rules::{Foundation, Observe};
+use keyhatch_sandbox_rules::rules::{Foundation, Observe};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::error::{RunError, at};

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
-use keyhatch_policies::rules::Foundation;
+use keyhatch_sandbox_rules::rules::Foundation;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::cgroup::Cgroup;

@@ -7,7 +7,7 @@ use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use keyhatch_policies::rules::{NetworkInside, SandboxRules};
+use keyhatch_sandbox_rules::rules::{NetworkInside, SandboxRules};
 
 use crate::error::RunError;
 use crate::mutation::{self, Mitigation};

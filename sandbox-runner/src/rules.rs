@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
-use keyhatch_policies::rules::{Foundation, SandboxRules};
 use keyhatch_protocol::frame::{self, FrameError, MAX_CONTROL_FRAME};
+use keyhatch_sandbox_rules::rules::{Foundation, SandboxRules};
 
 use crate::error::{RunError, at};
 use crate::stdio;
@@ -56,7 +56,7 @@ fn parse(text: &[u8], foundation: &Foundation) -> Result<SandboxRules, RunError>
 
 #[cfg(test)]
 mod tests {
-    use keyhatch_policies::rules::NetworkInside;
+    use keyhatch_sandbox_rules::rules::NetworkInside;
 
     use super::*;
     use crate::facts;

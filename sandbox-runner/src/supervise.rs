@@ -2,7 +2,7 @@
 
 use std::io::{PipeReader, Read};
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_sandbox_rules::rules::SandboxRules;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
 use crate::NOT_BUILT;

@@ -1,6 +1,6 @@
 //! The session and its terminal: no signal and no key of the host's terminal crosses, and job control works inside.
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_sandbox_rules::rules::SandboxRules;
 use rustix::process::{getpgrp, getpid, ioctl_tiocsctty, setpgid, setsid};
 use rustix::termios::tcsetpgrp;
 

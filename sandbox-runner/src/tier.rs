@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 
-use keyhatch_policies::rules::{Foundation, NetworkInside, Requirement};
+use keyhatch_sandbox_rules::rules::{Foundation, NetworkInside, Requirement};
 
 use crate::error::RunError;
 use crate::sys::{self, Forked};

@@ -1,12 +1,12 @@
 //! Every system call and its verdict, as the filter's own program answers it: a table that a reviewer can read, and an
 //! interpreter that runs the very steps that the kernel gets.
 
-use keyhatch_policies::rules::Observe;
 use keyhatch_run::seccomp;
 use keyhatch_run::seccomp::observed;
 use keyhatch_run::seccomp::program::Program;
 use keyhatch_run::seccomp::table::{Entry, LANDLOCKED, MAX_CALLS, NAMESPACED, SOCKETLESS, Verdict};
 use keyhatch_run::tier::Tier;
+use keyhatch_sandbox_rules::rules::Observe;
 
 const NATIVE: u32 = 0xC000_003E;
 

@@ -9,11 +9,15 @@ use serde_json::Value;
 /// Each crate of ours, and the ones of ours that it may use.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("keyhatch-protocol", &[]),
-    ("keyhatch-policies", &["keyhatch-protocol"]),
+    ("keyhatch-sandbox-rules", &["keyhatch-protocol"]),
+    ("keyhatch-policies", &["keyhatch-protocol", "keyhatch-sandbox-rules"]),
     ("keyhatch-helper", &["keyhatch-protocol"]),
-    ("keyhatch-run", &["keyhatch-protocol", "keyhatch-policies"]),
+    ("keyhatch-run", &["keyhatch-protocol", "keyhatch-sandbox-rules"]),
     ("keyhatch-host", &[]),
-    ("keyhatch-broker", &["keyhatch-host", "keyhatch-protocol", "keyhatch-policies"]),
+    (
+        "keyhatch-broker",
+        &["keyhatch-host", "keyhatch-protocol", "keyhatch-policies", "keyhatch-sandbox-rules"],
+    ),
     ("keyhatch-tests", &["keyhatch-protocol"]),
 ];
 /// Crates that touch secrets, the network or hostile objects: in the broker's tree alone.
@@ -103,6 +107,16 @@ fn secrets_the_network_and_hostile_objects_are_the_brokers_alone() {
         assert!(beyond.is_empty(), "{name} is built from {beyond:?}");
     }
     assert!(tree.reaches("keyhatch-broker").contains("git2"), "the walk finds what is there");
+}
+
+#[test]
+fn the_runner_contains_no_parser_of_policies() {
+    let tree = tree();
+    let reached = tree.reaches("keyhatch-run");
+    let parsers: Vec<&&str> =
+        reached.iter().filter(|n| ["toml", "globset", "annotate-snippets", "regex"].contains(n)).collect();
+    assert!(parsers.is_empty(), "the runner is built from {parsers:?}");
+    assert!(tree.reaches("keyhatch-policies").contains("toml"), "the walk finds what is there");
 }
 
 #[test]

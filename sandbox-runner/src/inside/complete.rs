@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use keyhatch_policies::rules::{InsideRules, SandboxRules};
+use keyhatch_sandbox_rules::rules::{InsideRules, SandboxRules};
 
 use super::{leads_into, shown};
 

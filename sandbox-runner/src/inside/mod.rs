@@ -19,7 +19,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use keyhatch_policies::rules::{INSIDE_FILE, InsideRules, Requirement, SandboxRules};
+use keyhatch_sandbox_rules::rules::{INSIDE_FILE, InsideRules, Requirement, SandboxRules};
 
 use crate::error::{RunError, at};
 use crate::supervise::announce;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_sandbox_rules::rules::SandboxRules;
 
 use super::{leads_into, shown};
 use crate::error::RunError;

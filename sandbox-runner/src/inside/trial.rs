@@ -6,7 +6,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_sandbox_rules::rules::SandboxRules;
 use rustix::process::{WaitOptions, waitpid};
 
 use super::NOTHING;

@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use keyhatch_policies::rules::SandboxRules;
+use keyhatch_sandbox_rules::rules::SandboxRules;
 use rustix::process::{Pid, WaitOptions, wait};
 
 use crate::error::{RunError, at};

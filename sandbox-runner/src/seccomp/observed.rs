@@ -4,7 +4,7 @@
 //! number alone; where the observer is gone, by the kernel (ENOSYS). What goes on in the kernel once it was looked at
 //! ([`CONNECTS`], [`NAMES_A_PATH`]) is never refused by an observer: with bad arguments, the kernel itself refuses it.
 
-use keyhatch_policies::rules::Observe;
+use keyhatch_sandbox_rules::rules::Observe;
 
 use super::program::Program;
 use super::table::{Call, Entry, LANDLOCKED, MAX_CALLS, NAMESPACED, SOCKETLESS, Verdict, calls, verdicts};
