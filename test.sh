@@ -13,6 +13,7 @@ openssh-server /usr/sbin/sshd     the SSH server that tests push to
 openssh-client /usr/bin/ssh       the ssh that the broker runs
 apache2-bin    /usr/sbin/apache2  the HTTPS server that tests push to
 openssl        /usr/bin/openssl   certificates for it
+g++            /usr/bin/g++       the C++ compiler of libFuzzer
 git            /usr/bin/git       the distribution's own git, beside any other
 bubblewrap     /usr/bin/bwrap     what start-up is compared with
 tmux           /usr/bin/tmux      a terminal for tests
@@ -67,7 +68,7 @@ unset GIT_SSL_CAINFO SSL_CERT_FILE CURL_CA_BUNDLE GIT_SSH_COMMAND GIT_CONFIG_PAR
 
 # What is built beside ends before this does: root's work in the tree must not go on behind the user's back.
 ending() {
-    [ -z "$(jobs -pr)" ] || echo "test.sh: waiting for the images and the disk that are still being built"
+    [ -z "$(jobs -pr)" ] || echo "test.sh: waiting for what is still being built or downloaded"
     wait
 }
 trap ending EXIT
@@ -77,11 +78,8 @@ tests/images/build.sh target/images &
 images=$!
 as_root tests/vm/disk.sh &
 disk=$!
-
-# The command line of devcontainers, at the version that was tried.
-npm install --loglevel=error --no-audit --no-fund --prefix target/npm @devcontainers/cli@0.89.0
-# Kubernetes' own schemas, and the YAML parser that comes with them.
-[ -d target/kubernetes-validate ] || pip3 install --quiet --target target/kubernetes-validate kubernetes-validate==1.37.0
+tests/downloads.sh target/downloads &
+downloads=$!
 
 step() {
     echo "== $*"
@@ -94,4 +92,8 @@ step cargo build -j2 --workspace --quiet
 step packaging/static-helper.sh target/containers
 step wait "$images"
 step wait "$disk"
-step cargo test -j2 --workspace --quiet
+step wait "$downloads"
+# Inputs that break a parser are found here, 10 seconds for each.
+step tests/fuzz/run.sh 10
+# A test that fails hides none of the others.
+step cargo test -j2 --workspace --quiet --no-fail-fast

@@ -333,7 +333,7 @@ fn codexs_own_sandbox_in_a_container_pushes_with_the_printed_options_and_is_name
     let mut format = world.command(world.path("bin/keyhatch"));
     format.current_dir(&stage.project).args(["session", "open", "--format", "codex"]);
     let options = keyhatch_tests::Finished::from(format.output().expect("keyhatch runs")).ok().stdout;
-    let package = keyhatch_tests::npm_package("@openai/codex@0.169.0");
+    let package = keyhatch_tests::downloaded("codex-0.169.0");
     let programs = "lib/node_modules/@openai/codex/node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl";
     let mounts =
         [&session.mounts[..], &[(package.join(programs), "/run/keyhatch-git".to_owned(), true)]].concat();

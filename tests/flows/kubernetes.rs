@@ -10,7 +10,7 @@ use keyhatch_tests::{Docker, Finished, HttpsServer, Image, World};
 use serde_json::Value;
 
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/kubernetes/pod.yaml");
-const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/kubernetes-validate");
+const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/downloads/kubernetes-validate-1.37.0");
 
 fn python(arguments: &[&str]) -> Finished {
     assert!(Path::new(PYTHON).exists(), "{PYTHON} is missing: run ./test.sh, which installs it");

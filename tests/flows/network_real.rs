@@ -154,22 +154,16 @@ fn go_builds_with_a_module_from_the_proxy_that_the_user_configured() {
     assert!(!arrived.is_empty() && arrived.iter().all(from_the_proxy), "{arrived:?}");
 }
 
-/// The agent, from the registry, into the tree's own target directory.
+/// The agent, from the registry.
 fn agent(world: &World) -> PathBuf {
-    const PACKAGE: &str = "@anthropic-ai/claude-code@2.1.197";
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/agents");
-    let program = directory.join("node_modules/@anthropic-ai/claude-code");
-    if !program.join("package.json").exists() {
-        std::fs::create_dir_all(&directory).expect("a directory");
-        let mut npm = Command::new("npm");
-        npm.current_dir(&directory).args(["install", "--no-audit", "--no-fund", "--prefix", ".", PACKAGE]);
-        let installed = npm.output().expect("npm runs");
-        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
-    }
     // Where the test's user can read it.
     let copy = world.path("agent");
     let mut cp = Command::new("cp");
-    let copied = cp.args(["-r", "--reflink=auto"]).arg(directory.join("node_modules")).arg(&copy).status();
+    let copied = cp
+        .args(["-a", "--reflink=auto"])
+        .arg(keyhatch_tests::downloaded("claude-code-2.1.197"))
+        .arg(&copy)
+        .status();
     assert!(copied.expect("cp runs").success());
     copy
 }
@@ -187,7 +181,7 @@ fn a_real_agent_says_its_version_and_that_it_cannot_reach_its_model_and_talks_to
     world.policy("none", &network_policy("none", "network = \"none\""));
     let section = "[network]\nallow = [{ to = \"model.example.org:8443\", reason = \"the model\" }]";
     world.policy("model", &network_policy("model", section));
-    let bin = project.join(".agent/.bin/claude");
+    let bin = project.join(".agent/bin/claude");
     let script = |ask: &str| {
         format!(
             "export ANTHROPIC_API_KEY=sk-ant-session NODE_EXTRA_CA_CERTS={ca} DISABLE_AUTOUPDATER=1 \

@@ -264,7 +264,7 @@ fn the_broker_outlives_the_command_that_started_it_and_holds_nothing_of_its_call
 fn srt_with_the_printed_settings_reaches_the_session_and_neither_the_control_socket_nor_another_one() {
     let stage = Stage::new();
     let world = &stage.world;
-    let srt = keyhatch_tests::npm_package("@anthropic-ai/sandbox-runtime@0.0.78")
+    let srt = keyhatch_tests::downloaded("sandbox-runtime-0.0.78")
         .join("lib/node_modules/@anthropic-ai/sandbox-runtime/dist/cli.js");
     let other = ContainerSession::open(world, &stage.project, "default");
     let open = |format: &str| {

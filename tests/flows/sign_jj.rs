@@ -1,23 +1,18 @@
 //! jj's own ssh signing backend inside: it calls another argv than git, pipes, and writes commits of its own making.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use keyhatch_tests::World;
 
-/// Where jj lies: fetched once, and kept with what was built.
-fn jj() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let directory = root.join("../target/peers/jj");
-    let fetched = Command::new(root.join("peers/jj.sh")).arg(&directory).output().expect("bash is there");
-    assert!(fetched.status.success(), "jj cannot be had: {}", String::from_utf8_lossy(&fetched.stderr));
-    directory
-}
-
 /// Puts jj into the project, which inside is what there is of the host's files, with a configuration of the user's.
 fn with_jj(world: &World, config: &str) -> PathBuf {
     let project = world.project("p", "https://git.invalid/p");
-    let copied = Command::new("cp").arg("-r").arg(jj()).arg(project.join(".jj-program")).status();
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(keyhatch_tests::downloaded("jj"))
+        .arg(project.join(".jj-program"))
+        .status();
     assert!(copied.expect("cp runs").success());
     world.write("p/.jj-config.toml", config);
     world.write("p/.git/info/exclude", ".jj-program\n.jj-config.toml\n");

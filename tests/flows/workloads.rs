@@ -177,13 +177,13 @@ fn a_hostile_sdist_installs_and_steals_nothing() {
 
 #[test]
 fn real_agents_start_under_their_presets_and_find_their_home_again() {
-    for (preset, package, program, version) in [
-        ("claude-code", "@anthropic-ai/claude-code@2.1.197", "claude", "2.1.197"),
-        ("codex", "@openai/codex@0.169.0", "codex", "0.169.0"),
-        ("opencode", "opencode-ai@1.18.33", "opencode", "1.18.33"),
+    for (preset, program, version) in [
+        ("claude-code", "claude", "2.1.197"),
+        ("codex", "codex", "0.169.0"),
+        ("opencode", "opencode", "1.18.33"),
     ] {
         let world = World::new();
-        let prefix = keyhatch_tests::npm_package(package);
+        let prefix = keyhatch_tests::downloaded(&format!("{preset}-{version}"));
         let copied =
             Command::new("cp").arg("-al").arg(&prefix).arg(world.home().join(".npm-global")).status();
         assert!(copied.expect("cp runs").success());
@@ -236,18 +236,7 @@ fn what_lies_where_cursors_agent_lies_starts_under_its_preset_and_keeps_its_logi
 
 #[test]
 fn aider_starts_under_its_preset_as_pipx_installs_it() {
-    const PACKAGE: &str = "aider-chat==0.86.2";
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/presets/aider");
-    if !venv.join("bin/aider").exists() {
-        let python = venv.join("bin/python");
-        for command in [
-            Command::new("/usr/bin/python3").args(["-m", "venv", "--without-pip"]).arg(&venv),
-            Command::new("/usr/bin/pip3").arg("--python").arg(&python).args(["install", "--quiet", PACKAGE]),
-        ] {
-            let output = command.output().expect("python runs");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
-    }
+    let venv = keyhatch_tests::downloaded("aider-0.86.2");
     let world = World::new();
     for directory in ["home/.local", "home/.local/share", "home/.local/share/pipx"] {
         world.make_directory(directory);
