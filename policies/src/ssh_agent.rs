@@ -17,6 +17,16 @@ pub struct SshAgentPolicy {
     pub keys: Vec<String>,
     /// Hosts as known_hosts has them: names and ports.
     pub hosts: Vec<(Host, u16)>,
+    /// Names to log in with; none where any will do.
+    pub users: Option<Vec<String>>,
+}
+
+impl SshAgentPolicy {
+    /// Whether a login may use this name.
+    #[must_use]
+    pub fn lets_in(&self, user: &str) -> bool {
+        self.users.as_ref().is_none_or(|users| users.iter().any(|one| one == user))
+    }
 }
 
 #[derive(Deserialize)]
@@ -24,6 +34,7 @@ pub struct SshAgentPolicy {
 pub(crate) struct SshAgentToml {
     keys: Vec<Spanned<String>>,
     hosts: Vec<Spanned<String>>,
+    users: Option<Vec<Spanned<String>>>,
 }
 
 /// Reads `[ssh_agent]`.
@@ -31,7 +42,7 @@ pub(crate) fn parse(
     text: &Text<'_>,
     given: Option<SshAgentToml>,
 ) -> Result<Option<SshAgentPolicy>, PolicyError> {
-    let Some(SshAgentToml { keys, hosts }) = given else { return Ok(None) };
+    let Some(SshAgentToml { keys, hosts, users }) = given else { return Ok(None) };
     let host = |host: &Spanned<String>| {
         let value = host.get_ref();
         let (name, port) = match value.rsplit_once(':') {
@@ -46,15 +57,55 @@ pub(crate) fn parse(
             )
         })
     };
+    let user = |user: &Spanned<String>| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+');
+        let name = text.present(user, "the user's name")?;
+        if name.chars().all(plain) && !name.starts_with('-') {
+            return Ok(name);
+        }
+        Err(text.wrong(user.span(), "this is not a user name on a server, in full", "users = [\"git\"]"))
+    };
     Ok(Some(SshAgentPolicy {
         keys: keys.iter().map(|key| text.present(key, "the key's name")).collect::<Result<_, _>>()?,
         hosts: hosts.iter().map(host).collect::<Result<_, _>>()?,
+        users: users.map(|users| users.iter().map(user).collect::<Result<_, _>>()).transpose()?,
     }))
 }
 
 /// In words; nothing where it is off.
 pub(crate) fn describe(policy: Option<&SshAgentPolicy>) -> String {
-    let Some(SshAgentPolicy { keys, hosts }) = policy else { return String::new() };
+    let Some(SshAgentPolicy { keys, hosts, users }) = policy else { return String::new() };
     let hosts: Vec<String> = hosts.iter().map(|(host, port)| format!("{}:{port}", host.as_str())).collect();
-    format!("\nssh-agent: logs in with {} to {}, and signs nothing else\n", keys.join(", "), hosts.join(", "))
+    let users = users.as_ref().map_or_else(|| "any user".to_owned(), |users| users.join(", "));
+    format!(
+        "\nssh-agent: logs in with {} to {} as {users}, and signs nothing else\n",
+        keys.join(", "),
+        hosts.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Policy;
+
+    fn policy(more: &str) -> Result<Policy, crate::PolicyError> {
+        let text = format!(
+            "name = \"t\"\ndescription = \"d\"\n[ssh_agent]\nkeys = [\"k\"]\nhosts = [\"h\"]\n{more}"
+        );
+        Policy::parse(&text, "t")
+    }
+
+    #[test]
+    fn users_limit_the_name_and_without_them_any_will_do() {
+        let lets =
+            |more: &str, user: &str| policy(more).expect("a policy").ssh_agent().expect("one").lets_in(user);
+        assert!(lets("", "root") && lets("users = [\"git\", \"ada\"]\n", "ada"));
+        for user in ["root", "Git", "git ", "", "gi", "git\0"] {
+            assert!(!lets("users = [\"git\"]\n", user), "{user:?}");
+        }
+        assert!(!lets("users = []\n", "git"));
+        for odd in ["*", "g*", "", "-oProxyCommand=x", "a b", "a@b"] {
+            assert!(policy(&format!("users = [\"{odd}\"]\n")).is_err(), "{odd:?}");
+        }
+    }
 }

@@ -23,6 +23,11 @@ struct Scene {
 impl Scene {
     /// `named` is the host of the policy; none for the server itself.
     fn new(named: Option<&str>) -> Self {
+        Self::with(named, "")
+    }
+
+    /// With more of the policy's `[ssh_agent]`.
+    fn with(named: Option<&str>, more: &str) -> Self {
         let world = World::new();
         let server = SshServer::start(&world, SshVersion::V2);
         let url = server.url(Path::new("/"));
@@ -35,7 +40,7 @@ impl Scene {
         world.keyhatch(&["credential", "add", "ssh", "login", "--file", &key]).ok();
         let host = named.map_or_else(|| format!("127.0.0.1:{port}"), str::to_owned);
         let policy = format!(
-            "name = \"logs-in\"\ndescription = \"Logs in.\"\n[ssh_agent]\nkeys = [\"login\"]\nhosts = [\"{host}\"]\n"
+            "name = \"logs-in\"\ndescription = \"Logs in.\"\n[ssh_agent]\nkeys = [\"login\"]\nhosts = [\"{host}\"]\n{more}"
         );
         world.policy("logs-in", &policy);
         let project = world.project("p", "https://git.invalid/p");
@@ -262,6 +267,29 @@ fn a_host_that_the_policy_does_not_name_gets_no_login() {
         "{:?}",
         scene.refusals()
     );
+    scene.end();
+}
+
+#[test]
+fn a_user_that_the_policy_does_not_name_gets_no_login() {
+    let scene = Scene::with(None, "users = [\"git\"]\n");
+    scene.ssh(&[], "echo hello").fails();
+    let expected = format!("the policy names no user {}", scene.world.user.name);
+    assert_eq!(scene.refusals()[0], expected);
+    scene.end();
+    let name = World::new().user.name.clone();
+    let scene = Scene::with(None, &format!("users = [\"git\", \"{name}\"]\n"));
+    assert_eq!(scene.ssh(&[], "echo hello").ok().stdout, "hello\n");
+    scene.end();
+}
+
+#[test]
+fn a_known_hosts_that_cannot_be_read_lets_nobody_log_in() {
+    let scene = Scene::new(None);
+    // The server is known by the first file; the second one, which ssh reads too, is none.
+    scene.world.make_directory("home/.ssh/known_hosts2");
+    scene.ssh(&[], "echo hello").fails();
+    assert!(scene.refusals()[0].contains("known_hosts cannot be read"), "{:?}", scene.refusals());
     scene.end();
 }
 

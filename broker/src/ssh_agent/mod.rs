@@ -199,6 +199,9 @@ impl Connection {
     /// Signs a login to the server that the connection is bound to.
     async fn login(&self, key: &[u8], data: &[u8], flags: u32) -> Result<Vec<u8>, String> {
         let login = agent::parse_login(data).map_err(|error| error.to_string())?;
+        if !self.facade.policy.lets_in(login.user) {
+            return Err(format!("the policy names no user {}", shown(login.user)));
+        }
         let (host_key, host) = match &self.bound {
             Binding::To { session, host_key, host } if login.session == session => {
                 (host_key.clone(), host.clone())

@@ -206,7 +206,7 @@ impl client::Handler for KnownServer {
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
         let PublicKeyOrCertificate::PublicKey { key, .. } = shown else { return Ok(false) };
         let known = self.keys.iter().any(|one| one.key_data() == key.key_data());
-        Ok(known && !hosts::files().iter().any(|file| hosts::is_revoked(file, key)))
+        Ok(known && hosts::objection(key).is_none())
     }
 }
 
