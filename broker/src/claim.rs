@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 
-use keyhatch_protocol::message::BRIDGE_BASE;
 use keyhatch_protocol::signable::{PushCertificate, SignedObject, split_tag};
 use keyhatch_protocol::{ObjectFormat, ObjectId, RefName, RefUpdate, RefUpdateError, Remote};
 use thiserror::Error;
@@ -103,24 +102,10 @@ impl Certificate {
         Ok(Self { promise, digests: (digest(&covered), digest(&signature)) })
     }
 
-    /// The server's nonce; empty where it gave none.
-    #[must_use]
-    pub fn nonce(&self) -> &str {
-        self.promise.nonce.as_deref().unwrap_or_default()
-    }
-
-    /// Whether it is for this remote, as the session's git calls it: its front end's address, or its own.
+    /// Whether it is for this remote. One that names no remote is for none.
     #[must_use]
     pub fn is_for(&self, remote: &Remote) -> bool {
-        let Some(pushee) = &self.promise.pushee else { return true };
-        let by_port = pushee.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.split_once('/'));
-        let by_bridge =
-            pushee.strip_prefix(BRIDGE_BASE).and_then(|rest| rest.strip_prefix('/')).map(|path| ("", path));
-        let named = match by_port.or(by_bridge) {
-            Some((_, path)) => Remote::from_front_end(path),
-            None => Remote::parse(pushee),
-        };
-        named.is_ok_and(|named| named.same_repository(remote))
+        self.promise.remote().is_some_and(|named| named.same_repository(remote))
     }
 }
 
@@ -362,6 +347,9 @@ mod tests {
         let found = claim.certificate.expect("a certificate");
         assert!(found.is_for(&Remote::parse("https://h/r").expect("a remote")));
         assert!(!found.is_for(&Remote::parse("https://h/other").expect("a remote")));
+        let for_nobody = certificate.replace("pushee http://127.0.0.1:8417/https/h/r.git\n", "");
+        let found = certified(&for_nobody, &option).expect("legal").expect("whole").certificate;
+        assert!(!found.expect("a certificate").is_for(&Remote::parse("https://h/r").expect("a remote")));
         assert_eq!(certified(&certificate, ""), Err(ClaimError::Certificate), "options differ");
         let unsigned = certificate.replace("-----BEGIN SSH SIGNATURE-----\nabc\n", "");
         assert_eq!(certified(&unsigned, &option), Err(ClaimError::Certificate));

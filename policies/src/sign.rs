@@ -159,6 +159,11 @@ pub(crate) fn judge(policy: &Policy, project: &Project, operation: &SignOperatio
         _ => Some(rule),
     });
     let Some(rule) = worst else { return Judgement::Deny(unlisted(facts)) };
+    if let Some(promise) = &facts.certificate
+        && !project.remotes.iter().any(|known| known.same_repository(&promise.remote))
+    {
+        return Judgement::Deny(foreign_pushee());
+    }
     let terms = || Terms {
         rule: rule.name.clone(),
         reason: rule.reason.clone(),
@@ -213,6 +218,16 @@ fn unlisted(facts: &SignFacts) -> Reason {
     }
 }
 
+/// Why no push certificate for another server is signed, whatever a rule says: it would count there.
+fn foreign_pushee() -> Reason {
+    Reason {
+        rule: None,
+        text: "denied by policy: the push certificate is for a remote that the project does not have".into(),
+        hint: "the user can add it on the host: git remote add NAME URL; it counts in the next session"
+            .into(),
+    }
+}
+
 /// The rules in words.
 pub(crate) fn describe(policy: &Policy) -> String {
     let paragraph = |rule: &SignRule| {
@@ -249,7 +264,7 @@ pub(crate) fn speaking<'p>(
 
 #[cfg(test)]
 mod tests {
-    use keyhatch_protocol::SignatureFormat;
+    use keyhatch_protocol::{PushPromise, Remote, SignatureFormat};
 
     use super::*;
     use crate::Operation;
@@ -269,11 +284,57 @@ mod tests {
             speaker,
             author,
             subject: "s".into(),
+            encoding: None,
+            tag: None,
+            certificate: None,
             parents: Vec::new(),
             tree: None,
             covered: "0".into(),
         };
         crate::judge(&policy, &project, &Operation::Sign(SignOperation::of(facts)))
+    }
+
+    #[test]
+    fn a_certificate_for_a_remote_that_the_project_does_not_have_is_denied_whatever_a_rule_says() {
+        let anybody = "[[sign]]\nname = \"all\"\nreason = \"r\"\ncommitter = \"*@*\"\ndecision = \"allow\"\n";
+        for rules in ["", anybody] {
+            for (pushee, expected) in [
+                ("https://git.example.org/acme/app.git", "allow"),
+                ("https://git.example.org/acme/other", "deny"),
+                ("https://elsewhere.example.org/acme/app", "deny"),
+                ("ssh://git@git.example.org/acme/app", "deny"),
+            ] {
+                let policy = Policy::parse(&format!("name = \"t\"\ndescription = \"d\"\n{rules}"), "t")
+                    .expect("a policy");
+                let project = Project {
+                    identities: vec![who("Ada", "ada@example.org")],
+                    remotes: vec![Remote::parse("https://git.example.org/acme/app").expect("a remote")],
+                    ..Project::default()
+                };
+                let facts = SignFacts {
+                    kind: SignableKind::PushCertificate,
+                    format: SignatureFormat::Ssh,
+                    key: "SHA256:x".into(),
+                    speaker: Some(who("Ada", "ada@example.org")),
+                    author: None,
+                    subject: "s".into(),
+                    encoding: None,
+                    tag: None,
+                    certificate: Some(PushPromise {
+                        remote: Remote::parse(pushee).expect("a remote"),
+                        nonce: None,
+                        updates: Vec::new(),
+                        update_count: 0,
+                        push_options: Vec::new(),
+                    }),
+                    parents: Vec::new(),
+                    tree: None,
+                    covered: "0".into(),
+                };
+                let judged = crate::judge(&policy, &project, &Operation::Sign(SignOperation::of(facts)));
+                assert_eq!(word(&judged), expected, "{pushee}");
+            }
+        }
     }
 
     fn word(judgement: &Judgement) -> &str {

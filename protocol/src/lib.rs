@@ -30,5 +30,6 @@ pub use push::{
 pub use refname::RefName;
 pub use remote::{Host, Remote, RemoteError, Scheme};
 pub use signature::{
-    CarriedSignature, SignFacts, SignableKind, SignatureFact, SignatureFormat, SignedChanges,
+    CarriedSignature, PushPromise, SignFacts, SignableKind, SignatureFact, SignatureFormat, SignedChanges,
+    TagPromise,
 };

@@ -184,6 +184,8 @@ pub enum RiskKind {
     PushOption,
     /// A signature that does not fit the commit or the tag that carries it.
     BadSignature,
+    /// A commit's text is in another encoding than UTF-8, or git shows other words than its bytes spell.
+    Encoding,
 }
 
 impl RiskKind {
@@ -205,6 +207,7 @@ impl RiskKind {
             Self::Fsck => "fsck",
             Self::PushOption => "push-option",
             Self::BadSignature => "bad-signature",
+            Self::Encoding => "encoding",
         }
     }
 }

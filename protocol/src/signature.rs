@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ChangedFile, Identity, ObjectId};
+use crate::{ChangedFile, Identity, ObjectId, RefUpdate, Remote};
 
 /// Which kind of signature, by git's own `gpg.format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -78,14 +78,53 @@ pub struct SignFacts {
     pub speaker: Option<Identity>,
     /// A commit's author.
     pub author: Option<Identity>,
-    /// The first line, at most 200 bytes; text that the session wrote.
+    /// A commit's first paragraph, or a tag's first line, at most 200 bytes; text that the session wrote.
     pub subject: String,
+    /// The encoding of a commit's text, where that is not UTF-8: a risk.
+    pub encoding: Option<String>,
+    /// What a tag names.
+    pub tag: Option<TagPromise>,
+    /// What a push certificate promises.
+    pub certificate: Option<PushPromise>,
     /// What a commit follows, or what a tag points at.
     pub parents: Vec<ObjectId>,
     /// What a commit holds.
     pub tree: Option<ObjectId>,
     /// SHA-256 of the bytes that are signed, in hexadecimal.
     pub covered: String,
+}
+
+/// What a tag that waits for a signature names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TagPromise {
+    /// Its name, without `refs/tags/`.
+    pub name: String,
+    /// What it points at.
+    pub object: ObjectId,
+    /// `commit`, `tree`, `blob` or `tag`.
+    pub object_type: String,
+}
+
+/// What a push certificate that waits for a signature promises.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PushPromise {
+    /// Where it is for.
+    pub remote: Remote,
+    /// Upstream's nonce; none where upstream takes certificates without one.
+    pub nonce: Option<String>,
+    /// The first of its commands, at most [`PushPromise::LISTED`].
+    pub updates: Vec<RefUpdate>,
+    /// How many commands it has.
+    pub update_count: u64,
+    /// Its push options.
+    pub push_options: Vec<String>,
+}
+
+impl PushPromise {
+    /// Commands that are listed: a person reads no more. The digest names them all.
+    pub const LISTED: usize = 100;
 }
 
 /// What a commit that waits for a signature changes against its first parent.

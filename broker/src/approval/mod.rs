@@ -14,7 +14,7 @@ use keyhatch_protocol::{RequestId, SessionId};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-pub use batch::{BATCH_HOLDS, BATCH_LASTS};
+pub use batch::{BATCH_HOLDS, BATCH_LASTS, Question};
 pub use grants::Grant;
 pub use queue::{Asked, Attached, DecideError, Held, Queue, Scope, Submission};
 

@@ -6,13 +6,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use keyhatch_policies::{Operation, SignOperation, Terms};
+use keyhatch_policies::{Operation, Terms};
 use keyhatch_protocol::{RequestId, SessionId, UpdateKind};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
-use super::batch::{Batches, Covered};
+use super::batch::{Batches, Covered, Question};
 use super::grants::{Grant, Grants};
 use super::{Approved, Authority, Decision, Digest, Patience};
 
@@ -174,7 +174,7 @@ impl Queue {
             let authority = Authority::Grant(from);
             return Submission::Approved(Box::new(Approved { operation, terms, digest, authority }));
         }
-        match state.batches.answer(session, (&operation, &terms), now) {
+        match state.batches.answer(session, &operation, &terms, now) {
             Some(Covered::Yes(from)) => {
                 let authority = Authority::Grant(from);
                 return Submission::Approved(Box::new(Approved { operation, terms, digest, authority }));
@@ -232,7 +232,7 @@ impl Queue {
 
     /// Whether an earlier answer covers a signature, so that nobody will look at it.
     #[must_use]
-    pub fn covers(&self, session: &SessionId, question: (&SignOperation, &Terms), now: SystemTime) -> bool {
+    pub fn covers(&self, session: &SessionId, question: &Question<'_>, now: SystemTime) -> bool {
         self.lock().batches.has_answer(session, question, now)
     }
 
@@ -278,14 +278,15 @@ impl Queue {
             // The entry stays until the approval is used: by the client that waits, or by its retry.
             Decision::Approved(scope) => {
                 entry.approved = true;
-                state.batches.answered(&asked.session, &asked.operation, Ok(id.clone()), now);
+                state.batches.answered(&asked.session, &asked.operation, &asked.terms, Ok(id.clone()), now);
                 if *scope == Scope::Session {
                     state.grants.give(&asked);
                 }
             }
             Decision::Refused(reason) => {
                 state.refuse(&asked, reason.clone(), now);
-                state.batches.answered(&asked.session, &asked.operation, Err(reason.clone()), now);
+                let no = Err(reason.clone());
+                state.batches.answered(&asked.session, &asked.operation, &asked.terms, no, now);
                 state.finish(id, "refused");
             }
             Decision::Unanswered => state.finish(id, "unanswered"),

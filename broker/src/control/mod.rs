@@ -13,12 +13,12 @@ use std::path::PathBuf;
 use keyhatch_policies::rules::{FileInside, Mount};
 use keyhatch_policies::{CredentialChoice, Operation};
 use keyhatch_protocol::{
-    ChangedFile, CommitFact, RequestId, Risk, SessionId, SignFacts, TagFact, UpdateFact,
+    ChangedFile, CommitFact, RequestId, Risk, RiskKind, SessionId, SignFacts, TagFact, UpdateFact,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::approval::{Asked, Grant, Scope, seconds};
+use crate::approval::{Asked, Grant, Question, Scope, seconds};
 use crate::observe::Attempt;
 use crate::registries::Answer;
 use crate::session::container::{Container, SessionName};
@@ -416,7 +416,11 @@ impl RequestView {
             Operation::Sign(sign) => {
                 view.operation = "sign".into();
                 view.signature = Some(sign.facts.clone());
-                view.batch = !asked.terms.once_only;
+                view.batch = Question { sign, terms: &asked.terms }.opens_batch();
+                view.risks.extend(sign.facts.encoding.as_ref().map(|name| Risk {
+                    kind: RiskKind::Encoding,
+                    detail: format!("its text is in {name}, and shown as git shows it"),
+                }));
                 view.once_only = true;
                 if let Some(changes) = &sign.changes {
                     view.changes_known = true;

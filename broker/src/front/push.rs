@@ -24,7 +24,7 @@ use crate::approval::{Approved, Attached, Authority, Decision, Judged, Patience,
 use crate::broker::{Broker, WITHDRAWN};
 use crate::cause::chain;
 use crate::claim::{Certificate, PushClaim};
-use crate::upstream::{Answer, HeldConnection, Service, Upstream, UpstreamError};
+use crate::upstream::{Answer, HeldConnection, Service, Upstream, UpstreamError, certificate_offer};
 
 /// How often a held client is written to, so that a dead connection is noticed: git's own default is 5 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -48,6 +48,9 @@ pub(super) async fn advertise(front: Front, remote: Remote, request: Request) ->
             let (bytes, tips) = advertisement::of_receive_pack(&answer.bytes);
             session.remember_tips(&remote, tips);
             session.upstreams.note(&remote, advertisement::refs(&answer.bytes));
+            if let Some(offer) = certificate_offer(&answer.bytes) {
+                session.nonces.record(&remote, offer);
+            }
             if let Some(held) = answer.held {
                 session.held.hold(&remote, held);
             }
@@ -95,7 +98,8 @@ pub(super) async fn receive_pack(front: Front, remote: Remote, request: Request)
             return served(Service::ReceivePack, "result", Body::from(refusal(&claim, &reasons)));
         }
         Ok(Arrived::Push(spooled)) => {
-            let nonce = spooled.claim.certificate.as_ref().map(Certificate::nonce);
+            let certificate = spooled.claim.certificate.as_ref();
+            let nonce = certificate.map(|one| one.promise.nonce.as_deref().unwrap_or_default());
             let held = Mutex::new(front.session.held.take(&remote, nonce));
             let push = Push { front, remote, client: Client { sender }, held };
             tokio::spawn(push.run(spooled));
@@ -111,9 +115,9 @@ pub(super) async fn receive_pack(front: Front, remote: Remote, request: Request)
 /// Why refs of a claim are forbidden whatever they would hold: known before the pack is read.
 fn forbidden(front: &Front, remote: &Remote, claim: &PushClaim) -> Option<Vec<(String, String)>> {
     let session = &front.session;
-    if claim.certificate.as_ref().is_some_and(|certificate| !certificate.is_for(remote)) {
-        let why = "keyhatch: the push certificate is for another remote".to_owned();
-        return Some(claim.updates.iter().map(|update| (update.ref_name.to_string(), why.clone())).collect());
+    if let Some(why) = claim.certificate.as_ref().and_then(|one| counts_elsewhere(front, remote, one)) {
+        let reason = |update: &RefUpdate| (update.ref_name.to_string(), why.to_owned());
+        return Some(claim.updates.iter().map(reason).collect());
     }
     let reasons: Vec<(String, String)> = claim
         .updates
@@ -125,6 +129,15 @@ fn forbidden(front: &Front, remote: &Remote, claim: &PushClaim) -> Option<Vec<(S
         })
         .collect();
     (!reasons.is_empty()).then_some(reasons)
+}
+
+/// Why a push certificate is not this push's: it would count at another server, or at another time.
+fn counts_elsewhere(front: &Front, remote: &Remote, certificate: &Certificate) -> Option<&'static str> {
+    if !certificate.is_for(remote) {
+        return Some("keyhatch: the push certificate is for another remote");
+    }
+    let given = front.session.nonces.was_given(remote, certificate.promise.nonce.as_deref());
+    (!given).then_some("keyhatch: the push certificate's nonce is not one that upstream gave to this session")
 }
 
 fn possible_kinds(update: &RefUpdate) -> Vec<UpdateKind> {

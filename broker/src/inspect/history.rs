@@ -1,6 +1,9 @@
 //! What each command does to its ref, and the commits that upstream does not have.
 
-use git2::{Commit, ObjectType, Oid, Repository};
+use std::collections::BTreeMap;
+
+use git2::{ObjectType, Oid, Repository};
+use keyhatch_protocol::signable::{CommitText, escaped};
 use keyhatch_protocol::{
     CarriedSignature, CommitFact, Identity, RefUpdate, Risk, RiskKind, SignatureFact, TagFact, UpdateFact,
     UpdateKind,
@@ -14,8 +17,8 @@ use super::{Missing, Order, Refusal, signatures};
 const LISTED: usize = 1000;
 /// Commits that are counted before "more" is enough.
 const COUNTED: usize = 200_000;
-/// Bytes of a subject, a name or an address.
-const MAX_TEXT: usize = 200;
+/// Different things that are said of the text of commits.
+const MAX_DOUBTS: usize = 50;
 
 /// What was found.
 pub(super) struct History {
@@ -148,16 +151,28 @@ fn walk(order: &Order, quarantine: &Quarantine, tips: &[Oid], history: &mut Hist
             walk.hide(commit)?;
         }
     }
+    let mut doubts = Doubts::default();
     for oid in walk.take(COUNTED) {
         let oid = oid?;
         history.commit_count += 1;
         if history.commits.len() < LISTED {
             let signature = signatures::of_commit(repository, oid, order.object_format)?;
             history.risks.extend(signature.as_ref().and_then(|signature| bad(&oid.to_string(), signature)));
-            history.commits.push(fact(&repository.find_commit(oid)?, signature).map_err(Walk::Refused)?);
+            let text = CommitText::of(repository.odb()?.read(oid)?.data());
+            doubts.add(oid, &text);
+            history.commits.push(CommitFact {
+                oid: Quarantine::id(oid).map_err(Walk::Refused)?,
+                author: text.author,
+                committer: text.committer,
+                subject: text.subject,
+                signed: signature.is_some(),
+                signature,
+                parents: u32::try_from(repository.find_commit(oid)?.parent_count()).unwrap_or(u32::MAX),
+            });
             history.new.push(oid);
         }
     }
+    history.risks.extend(doubts.risks());
     if history.commit_count > LISTED as u64 {
         history.risks.push(unknown(&format!("only the newest {LISTED} commits were looked at one by one")));
     }
@@ -172,19 +187,59 @@ fn tags(repository: &Repository, mut oid: Oid, history: &mut History) -> Result<
         && let Ok(tag) = repository.find_tag(oid)
     {
         let signature = signatures::of_tag(repository, oid).map_err(unreadable)?;
-        let name = text(tag.name_bytes());
+        let name = escaped(tag.name_bytes());
         history.risks.extend(signature.as_ref().and_then(|signature| bad(&name, signature)));
+        let odb = repository.odb().map_err(unreadable)?;
+        let object = odb.read(oid).map_err(unreadable)?;
+        // git takes a tag's bytes for text, up to a NUL, whatever it says of an encoding.
+        if object.data().contains(&0) || std::str::from_utf8(object.data()).is_err() {
+            let detail = format!("tag {name}: its text is not UTF-8, or has a NUL: git shows its raw bytes");
+            history.risks.push(Risk { kind: RiskKind::Encoding, detail });
+        }
         let message = tag.message_bytes().unwrap_or_default();
         history.tags.push(TagFact {
             oid: Quarantine::id(oid)?,
             name,
             tagger: tag.tagger().as_ref().map(identity),
-            subject: text(message.split(|byte| *byte == b'\n').next().unwrap_or_default()),
+            subject: escaped(message.split(|byte| *byte == b'\n').next().unwrap_or_default()),
             signature,
         });
         oid = tag.target_id();
     }
     Ok(())
+}
+
+/// Commits that do not read as plain UTF-8, by what is to be said of them.
+#[derive(Default)]
+struct Doubts(BTreeMap<String, Doubtful>);
+
+struct Doubtful {
+    first: Oid,
+    commits: u64,
+}
+
+impl Doubts {
+    fn add(&mut self, oid: Oid, text: &CommitText) {
+        let what = match (&text.doubt, text.encoding) {
+            (Some(doubt), _) => doubt.to_string(),
+            (None, Some(name)) => format!("its text is in {name}, and shown as git shows it"),
+            (None, None) => return,
+        };
+        // Names of encodings are the session's to choose: so many, and no more.
+        if self.0.len() < MAX_DOUBTS || self.0.contains_key(&what) {
+            self.0.entry(what).or_insert(Doubtful { first: oid, commits: 0 }).commits += 1;
+        }
+    }
+
+    fn risks(self) -> impl Iterator<Item = Risk> {
+        self.0.into_iter().map(|(what, Doubtful { first, commits })| {
+            let more = if commits > 1 { format!(" ({} more)", commits - 1) } else { String::new() };
+            Risk {
+                kind: RiskKind::Encoding,
+                detail: format!("commit {:.8}{more}: {what}", first.to_string()),
+            }
+        })
+    }
 }
 
 /// The risk of a signature that does not fit what carries it.
@@ -193,24 +248,6 @@ fn bad(of: &str, signature: &CarriedSignature) -> Option<Risk> {
     Some(Risk { kind: RiskKind::BadSignature, detail: format!("the signature of {of}: {why}") })
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]).into_owned()
-}
-
 fn identity(who: &git2::Signature<'_>) -> Identity {
-    Identity { name: text(who.name_bytes()), email: text(who.email_bytes()) }
-}
-
-fn fact(commit: &Commit<'_>, signature: Option<CarriedSignature>) -> Result<CommitFact, Refusal> {
-    let parents =
-        u32::try_from(commit.parent_count()).map_err(|error| failed("a commit's parents", error))?;
-    Ok(CommitFact {
-        oid: Quarantine::id(commit.id())?,
-        author: identity(&commit.author()),
-        committer: identity(&commit.committer()),
-        subject: text(commit.summary_bytes().unwrap_or_default()),
-        signed: signature.is_some(),
-        signature,
-        parents,
-    })
+    Identity { name: escaped(who.name_bytes()), email: escaped(who.email_bytes()) }
 }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use keyhatch_policies::{Operation, SignOperation, Terms};
 use keyhatch_protocol::SignedChanges;
 
+use crate::approval::Question;
 use crate::broker::Broker;
 use crate::cause::chain;
 use crate::inspect::{self, CommitErrand, InspectError, Limits};
@@ -21,7 +22,8 @@ pub(super) async fn at(
         Operation::Sign(sign) => sign,
         other => return (other, terms),
     };
-    if broker.queue.covers(&session.id, (&sign, &terms), SystemTime::now()) {
+    let question = Question { sign: &sign, terms: &terms };
+    if broker.queue.covers(&session.id, &question, SystemTime::now()) {
         return (Operation::Sign(sign), terms);
     }
     let changes = match changes(broker, session, &sign).await {

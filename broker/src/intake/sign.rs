@@ -97,14 +97,17 @@ impl Signing<'_> {
                 "only commits, tags and signed pushes are signed; the user signs files on the host",
             ));
         }
-        let signable = Signable::parse(payload).map_err(|error| {
-            NotSigned::new(error.to_string(), "git commit -S, git tag -s and git push --signed are signed")
-        })?;
+        let signable =
+            Signable::parse(payload).map_err(|error| NotSigned::new(error.to_string(), error.hint()))?;
         let sign_error = |error: crate::signer::SignError| NotSigned::new(error.to_string(), error.hint());
         let facts = session.signing.facts(&signable, (asked.format, &asked.key)).map_err(sign_error)?;
         let operation = Operation::Sign(SignOperation::of(facts));
         let judgement = judge(&session.policy, &session.project, &operation);
-        let approved = match admit(&session.id, operation, judgement) {
+        let judged = admit(&session.id, operation, judgement);
+        if !matches!(judged, Judged::Denied(_)) {
+            self.check_nonce(&signable)?;
+        }
+        let approved = match judged {
             Judged::Approved(approved) => approved,
             Judged::Denied(reason) => return Err(NotSigned::new(reason.text, reason.hint)),
             Judged::Ask(operation, terms) => self.ask((operation, terms)).await?,
@@ -113,6 +116,19 @@ impl Signing<'_> {
         let signature = signing.await.map_err(sign_error)?;
         self.record(&approved, &signature)?;
         Ok(signature)
+    }
+
+    /// Refuses a push certificate whose nonce its remote did not give to this session: it could count at another time.
+    fn check_nonce(&self, signable: &Signable) -> Result<(), NotSigned> {
+        let Signable::Certificate(certificate) = signable else { return Ok(()) };
+        let nonce = certificate.nonce.as_deref();
+        if certificate.remote().is_some_and(|remote| self.session.nonces.was_given(&remote, nonce)) {
+            return Ok(());
+        }
+        Err(NotSigned::new(
+            "the push certificate's nonce is not one that its remote gave to this session",
+            "git push --signed asks the remote for one, and uses it at once",
+        ))
     }
 
     /// Holds the client until a person decides. One request of a session at a time: its answer covers the others.
@@ -158,6 +174,9 @@ impl Signing<'_> {
             ("format", json!(facts.format)),
             ("key", facts.key.clone().into()),
             ("as", json!(speaker)),
+            ("encoding", json!(facts.encoding)),
+            ("tag", json!(facts.tag)),
+            ("certificate", json!(facts.certificate)),
             ("covered", digests.0.clone().into()),
             ("signature", digests.1.clone().into()),
             ("authority", authority.into()),

@@ -32,8 +32,8 @@ use crate::registries::{self, Answer};
 use crate::signer::{self, Signing};
 use crate::ssh_agent;
 use crate::ssh_agent::witness::Proofs;
-use crate::upstream::HeldConnections;
 use crate::upstream::lfs::Links;
+use crate::upstream::{GivenNonces, HeldConnections};
 
 use container::{Container, ContainerError, SessionName};
 use gitdir::{Directories, Keeper, Record, Source, Watch};
@@ -125,6 +125,8 @@ pub struct Session {
     pub closed: watch::Sender<bool>,
     /// Connections upstream that wait for its signed pushes.
     pub(crate) held: HeldConnections,
+    /// The nonces that upstreams gave to it.
+    pub(crate) nonces: GivenNonces,
     /// What ssh servers proved on its connections.
     pub(crate) proofs: Proofs,
     /// Its network: what is allowed, and what was counted.
@@ -506,6 +508,7 @@ async fn begin(
         tips: Mutex::default(),
         counts: Mutex::default(),
         held: HeldConnections::default(),
+        nonces: GivenNonces::default(),
         proofs: Proofs::default(),
         keeper,
         large: Links::default(),

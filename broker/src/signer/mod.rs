@@ -14,7 +14,7 @@ mod ssh;
 
 use keyhatch_policies::Operation;
 use keyhatch_protocol::signable::Signable;
-use keyhatch_protocol::{Identity, SessionId, SignFacts, SignatureFormat};
+use keyhatch_protocol::{Identity, PushPromise, SessionId, SignFacts, SignatureFormat, TagPromise};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -23,7 +23,6 @@ pub use locks::{LockedKey, Locks, UnlockError};
 pub use made::{Made, MadeSignature};
 pub use probe::{generate, test};
 pub use settings::{Inside, identities, links};
-pub(crate) use ssh::read_text;
 pub use ssh::{NAMESPACE, SshKey};
 
 use crate::approval::Approved;
@@ -54,6 +53,9 @@ pub enum SignError {
         /// The session's.
         ours: String,
     },
+    /// A push certificate that is for no remote.
+    #[error("the push certificate does not say which remote it is for")]
+    NoPushee,
     /// Nobody gave the passphrase.
     #[error("the signing key is locked, and nobody opened it in time")]
     Locked,
@@ -103,6 +105,7 @@ impl SignError {
             Self::OtherKey { .. } => {
                 "inside, leave user.signingkey as it is; the user chooses the key on the host"
             }
+            Self::NoPushee => "git push --signed REMOTE names it",
             Self::Locked => "on the host, the user runs: keyhatch credential unlock, or ssh-add",
             Self::File { .. } => "on the host, the user checks user.signingkey",
             Self::Agent { .. } => "on the host, the user runs: ssh-add -l",
@@ -184,6 +187,9 @@ impl Signing {
             key,
             author: signable.author(),
             subject: signable.subject(),
+            encoding: signable.encoding().map(str::to_owned),
+            tag: tag_promise(signable),
+            certificate: push_promise(signable)?,
             parents,
             tree,
             covered: digest(&signable.encode()),
@@ -237,6 +243,23 @@ impl Signing {
         let same = pusher == key || key.ends_with(pusher) && pusher.len() >= 16;
         (!same).then(|| Identity { name: pusher.to_owned(), email: String::new() })
     }
+}
+
+fn tag_promise(signable: &Signable) -> Option<TagPromise> {
+    let Signable::Tag(tag) = signable else { return None };
+    let (name, object) = (tag.name.clone(), tag.object.clone());
+    Some(TagPromise { name, object, object_type: tag.of.word().to_owned() })
+}
+
+fn push_promise(signable: &Signable) -> Result<Option<PushPromise>, SignError> {
+    let Signable::Certificate(certificate) = signable else { return Ok(None) };
+    Ok(Some(PushPromise {
+        remote: certificate.remote().ok_or(SignError::NoPushee)?,
+        nonce: certificate.nonce.clone(),
+        updates: certificate.updates.iter().take(PushPromise::LISTED).cloned().collect(),
+        update_count: certificate.updates.len() as u64,
+        push_options: certificate.push_options.clone(),
+    }))
 }
 
 /// SHA-256 in hexadecimal: how audit records name bytes.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use keyhatch_protocol::Remote;
 
-use super::{keyed, ssh};
+use super::{CertificateOffer, keyed, ssh};
 use crate::pktline::{Packet, Packets};
 
 /// How long a connection waits for its push: packing, and a signature that somebody approves, lie between.
@@ -82,18 +82,26 @@ impl HeldConnections {
     }
 }
 
-/// The nonce of a server that takes signed pushes; none where it does not ask for certificates.
+/// The nonce of a server that takes signed pushes; none where it does not ask for certificates, or gives none.
 pub(super) fn nonce(advertisement: &[u8]) -> Option<String> {
+    certificate_offer(advertisement)?.nonce
+}
+
+/// What a server says of push certificates; none where it takes none.
+pub(crate) fn certificate_offer(advertisement: &[u8]) -> Option<CertificateOffer> {
     let mut packets = Packets::new(advertisement);
     while let Ok(Some(packet)) = packets.next_packet() {
         // `version 1` may stand before the line with the capabilities.
         let Packet::Data(line) = packet else { return None };
         let Some(nul) = line.iter().position(|byte| *byte == 0) else { continue };
         let capabilities = String::from_utf8_lossy(&line[nul + 1..]);
-        return capabilities
-            .split_ascii_whitespace()
-            .find_map(|c| c.strip_prefix("push-cert="))
-            .map(str::to_owned);
+        let offered =
+            capabilities.split_ascii_whitespace().find_map(|word| word.strip_prefix("push-cert"))?;
+        return match (offered, offered.strip_prefix('=')) {
+            ("", _) | (_, Some("")) => Some(CertificateOffer { nonce: None }),
+            (_, Some(nonce)) => Some(CertificateOffer { nonce: Some(nonce.to_owned()) }),
+            (_, None) => None,
+        };
     }
     None
 }

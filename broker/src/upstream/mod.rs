@@ -10,6 +10,7 @@ mod held;
 mod http;
 mod keyed;
 pub(crate) mod lfs;
+mod nonces;
 mod ssh;
 
 use std::io;
@@ -22,8 +23,9 @@ use keyhatch_policies::CredentialChoice;
 use keyhatch_protocol::{Remote, Scheme};
 use thiserror::Error;
 
-pub(crate) use held::{Held, HeldConnection, HeldConnections};
+pub(crate) use held::{Held, HeldConnection, HeldConnections, certificate_offer};
 pub use http::Clients;
+pub(crate) use nonces::{CertificateOffer, GivenNonces};
 
 use crate::broker::Broker;
 use crate::session::Session;

@@ -9,7 +9,8 @@ use std::collections::HashSet;
 
 use super::lines::{self, Lines};
 use super::{Person, SignableError, person, refuse_signature};
-use crate::{Identity, RefUpdate};
+use crate::message::BRIDGE_BASE;
+use crate::{Identity, RefUpdate, Remote};
 
 const EXPECTED: &str = "certificate version 0.1, pusher, pushee, nonce and push-options";
 /// Most commands, as in a push without a certificate.
@@ -88,6 +89,21 @@ impl PushCertificate {
             bytes.extend_from_slice(format!("{old} {new} {ref_name}\n").as_bytes());
         }
         bytes
+    }
+
+    /// The remote that it is for: the session's git calls it by its front end's address, or as it is. None where the
+    /// certificate names none, or nothing that is a remote.
+    #[must_use]
+    pub fn remote(&self) -> Option<Remote> {
+        let pushee = self.pushee.as_ref()?;
+        let by_port = pushee.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.split_once('/'));
+        let by_bridge =
+            pushee.strip_prefix(BRIDGE_BASE).and_then(|rest| rest.strip_prefix('/')).map(|path| ("", path));
+        let named = match by_port.or(by_bridge) {
+            Some((_, path)) => Remote::from_front_end(path),
+            None => Remote::parse(pushee),
+        };
+        named.ok()
     }
 
     /// The pusher, where a person is named and not a key.

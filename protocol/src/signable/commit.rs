@@ -6,7 +6,7 @@
 //! ```
 
 use super::lines::{self, AnyHeader, Lines, Names};
-use super::{Person, SignableError};
+use super::{CommitText, Encoding, Person, SignableError, TextDoubt};
 use crate::ObjectId;
 
 const EXPECTED: &str = "tree, parents, author and committer";
@@ -14,8 +14,6 @@ const EXPECTED: &str = "tree, parents, author and committer";
 const MAX_PARENTS: usize = 1000;
 /// Headers after the committer that clients are known to write: git's merged tags, and jj's change ids and conflicts.
 const EXTRA: &[&str] = &["mergetag", "change-id", "jj:trees", "jj:conflict-labels"];
-/// Longest name of an encoding.
-const MAX_ENCODING: usize = 40;
 
 /// A commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,11 +79,26 @@ impl Commit {
             extra.push(Header { name, value });
         }
         let message = lines.body().ok_or_else(headers)?.to_vec();
-        let commit = Self { tree, parents, author, committer, encoding, extra, message };
-        if commit.encoding.is_none() && !commit.is_utf8() {
-            return Err(SignableError::Encoding);
+        let text = CommitText::of(bytes);
+        match text.doubt {
+            Some(TextDoubt::UnknownEncoding { .. }) => return Err(SignableError::UnknownEncoding),
+            Some(TextDoubt::NotText { .. }) => return Err(SignableError::Encoding),
+            Some(TextDoubt::Nul) => return Err(SignableError::Control),
+            Some(TextDoubt::Malformed) => return Err(headers()),
+            None => {}
         }
-        Ok(commit)
+        // Controls above ASCII (U+0080 to U+009F) are seen only once they are decoded.
+        let people = [&text.author, &text.committer];
+        if people.iter().any(|who| who.name.chars().chain(who.email.chars()).any(char::is_control)) {
+            return Err(SignableError::Control);
+        }
+        Ok(Self { tree, parents, author, committer, encoding, extra, message })
+    }
+
+    /// What git shows of it.
+    #[must_use]
+    pub fn text(&self) -> CommitText {
+        CommitText::of(&self.encode())
     }
 
     /// The bytes that it was parsed from.
@@ -105,19 +118,12 @@ impl Commit {
         bytes.extend_from_slice(message);
         bytes
     }
-
-    fn is_utf8(&self) -> bool {
-        self.author.is_utf8() && self.committer.is_utf8() && std::str::from_utf8(&self.message).is_ok()
-    }
 }
 
 fn encoding(value: &[u8]) -> Result<String, SignableError> {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'+');
-    // An encoding that is not a superset of ASCII would make other headers of these bytes.
-    let wide =
-        value.len() >= 3 && value[..3].eq_ignore_ascii_case(b"utf") && !value.eq_ignore_ascii_case(b"utf-8");
-    let legal = !value.is_empty() && value.len() <= MAX_ENCODING && value.iter().all(plain) && !wide;
-    if legal { Ok(String::from_utf8_lossy(value).into_owned()) } else { Err(SignableError::Encoding) }
+    Encoding::named(value).ok_or(SignableError::UnknownEncoding)?;
+    // A name that is known is ASCII.
+    Ok(String::from_utf8_lossy(value).into_owned())
 }
 
 #[cfg(test)]
@@ -165,7 +171,13 @@ mod tests {
             (sound().replace("\n\nSubject", "\nencoding utf-8\nencoding latin1\n\nSubject"), headers),
             (sound().replace("\n\nSubject", "\ngpgsig x\n\nSubject"), SignableError::Signature),
             (sound().replace("\n\nSubject", "\nx-evil y\n\nSubject"), SignableError::UnknownHeader),
-            (sound().replace("\n\nSubject", "\nencoding utf-16\n\nSubject"), SignableError::Encoding),
+            (sound().replace("\n\nSubject", "\nencoding utf-16\n\nSubject"), SignableError::UnknownEncoding),
+            (sound().replace("\n\nSubject", "\nencoding IBM037\n\nSubject"), SignableError::UnknownEncoding),
+            (sound().replace("\n\nSubject", "\nencoding utf-8 \n\nSubject"), SignableError::UnknownEncoding),
+            (sound().replace("\n\nSubject", "\nencoding \n\nSubject"), SignableError::UnknownEncoding),
+            (sound().replace("Ada", "A\u{9b}31mda"), SignableError::Control),
+            (sound().replacen("Ada", "Ada ", 1), SignableError::Person),
+            (sound().replacen("Ada", " Ada", 1), SignableError::Person),
             (sound().replace("Ada", "A\x1b[31mda"), SignableError::Control),
             (sound().replace("Body", "Bo\0dy"), SignableError::Control),
             (
@@ -180,5 +192,8 @@ mod tests {
         }
         let latin = [sound().as_bytes(), &[0xe9]].concat();
         assert_eq!(Commit::parse(&latin), Err(SignableError::Encoding));
+        let undefined =
+            [sound().replace("\n\nSubject", "\nencoding CP1252\n\nSubject").as_bytes(), &[0x81]].concat();
+        assert_eq!(Commit::parse(&undefined), Err(SignableError::Encoding));
     }
 }

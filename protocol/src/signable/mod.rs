@@ -5,18 +5,22 @@
 
 mod certificate;
 mod commit;
+mod encoding;
 mod lines;
 mod person;
 mod signed;
 mod tag;
+mod text;
 
 use thiserror::Error;
 
 pub use certificate::PushCertificate;
 pub use commit::{Commit, Header};
+pub use encoding::{Encoding, SingleByte};
 pub use person::Person;
 pub use signed::{SignedObject, split_commit, split_tag};
 pub use tag::{Tag, TaggedType};
+pub use text::{CommitText, MAX_TEXT, TextDoubt, escaped};
 
 use crate::{Identity, SignableKind, SignatureFormat};
 
@@ -51,8 +55,13 @@ pub enum SignableError {
     #[error("an object name is malformed, or of another format than the others")]
     ObjectName,
     /// Bytes that are no text in the encoding that it names.
-    #[error("it is not UTF-8 and names no encoding (git config i18n.commitEncoding)")]
+    #[error(
+        "it is not UTF-8 and names no encoding, or is not in the one that it names (i18n.commitEncoding)"
+    )]
     Encoding,
+    /// An encoding in which ASCII bytes may mean something else, or that is not known.
+    #[error("its encoding is not one that is signed: git would show other words than its bytes spell")]
+    UnknownEncoding,
     /// It holds a signature already, or a line that reads like one.
     #[error("it holds a signature already, or a line that starts one")]
     Signature,
@@ -62,6 +71,19 @@ pub enum SignableError {
     /// A certificate's commands or options.
     #[error("its commands are none, too many, malformed or twice for one ref")]
     Commands,
+}
+
+impl SignableError {
+    /// What the one who asks can do.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::Encoding | Self::UnknownEncoding => {
+                "git config i18n.commitEncoding UTF-8; ISO-8859, windows-125x and KOI8 are signed too"
+            }
+            _ => "git commit -S, git tag -s and git push --signed are signed",
+        }
+    }
 }
 
 /// What a signature covers.
@@ -119,7 +141,7 @@ impl Signable {
     #[must_use]
     pub fn speaker(&self) -> Option<Identity> {
         match self {
-            Self::Commit(commit) => Some(commit.committer.identity()),
+            Self::Commit(commit) => Some(commit.text().committer),
             Self::Tag(tag) => Some(tag.tagger.identity()),
             Self::Certificate(certificate) => certificate.pusher_identity(),
         }
@@ -129,7 +151,16 @@ impl Signable {
     #[must_use]
     pub fn author(&self) -> Option<Identity> {
         match self {
-            Self::Commit(commit) => Some(commit.author.identity()),
+            Self::Commit(commit) => Some(commit.text().author),
+            Self::Tag(_) | Self::Certificate(_) => None,
+        }
+    }
+
+    /// The encoding of a commit's text, where that is not UTF-8.
+    #[must_use]
+    pub fn encoding(&self) -> Option<&'static str> {
+        match self {
+            Self::Commit(commit) => commit.text().encoding,
             Self::Tag(_) | Self::Certificate(_) => None,
         }
     }
@@ -138,7 +169,7 @@ impl Signable {
     #[must_use]
     pub fn subject(&self) -> String {
         match self {
-            Self::Commit(commit) => first_line(&commit.message),
+            Self::Commit(commit) => commit.text().subject,
             Self::Tag(tag) => format!("{}: {}", tag.name, first_line(&tag.message)),
             Self::Certificate(certificate) => {
                 let refs: Vec<&str> =

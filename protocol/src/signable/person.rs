@@ -32,7 +32,9 @@ impl Person {
         let name = name.strip_suffix(b" ").ok_or(SignableError::Person)?;
         let (seconds, zone) = time(value[close + 1..].strip_prefix(b" ").ok_or(SignableError::Person)?)?;
         let odd = |byte: &u8| matches!(byte, b'<' | b'>' | b'\t');
-        if name.iter().chain(email).any(odd) {
+        // git writes none at the ends of a name, and shows none.
+        let padded = name.starts_with(b" ") || name.ends_with(b" ");
+        if padded || name.iter().chain(email).any(odd) {
             return Err(SignableError::Person);
         }
         Ok(Self { name: name.to_vec(), email: email.to_vec(), seconds, zone })
@@ -97,6 +99,8 @@ mod tests {
             "Ada <ada@example.org> 1 +0000 ",
             "Eve <eve@x> 1 +0000> <ada@example.org> 1 +0000",
             "Ada > <ada@example.org> 1 +0000",
+            "Ada  <ada@example.org> 1 +0000",
+            " Ada <ada@example.org> 1 +0000",
             "Ada <ada@example.org> 99999999999999999999 +0000",
         ] {
             assert_eq!(Person::parse(bad.as_bytes()), Err(SignableError::Person), "{bad}");

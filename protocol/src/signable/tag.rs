@@ -26,7 +26,9 @@ pub enum TaggedType {
 impl TaggedType {
     const ALL: [Self; 4] = [Self::Commit, Self::Tree, Self::Blob, Self::Tag];
 
-    const fn word(self) -> &'static str {
+    /// The word that git has for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Commit => "commit",
             Self::Tree => "tree",
