@@ -16,6 +16,9 @@ use crate::signer::LockedKey;
 /// Refs, commits, files and risks that a rendering lists; the counts are always whole.
 const LISTED: usize = 20;
 
+/// Says where the session's own text begins, and how it is told from keyhatch's.
+const SEPARATOR: &str = "  --- from here on, what stands behind a bar is text that the session wrote ---";
+
 /// A request in one line, for lists.
 #[must_use]
 pub fn line(request: &RequestView) -> String {
@@ -95,26 +98,35 @@ pub fn request(request: &RequestView) -> String {
             request.commit_count, request.file_count, request.added, request.removed, request.pack_bytes
         ));
     }
-    say("  --- from here on, text that the session wrote ---".to_owned());
+    say(SEPARATOR.to_owned());
     for commit in request.commits.iter().take(LISTED) {
         let signed = sign::carried(commit.signature.as_ref());
-        let who = format!("{} <{}>", commit.author.name, commit.author.email);
-        say(format!(
-            "  commit      {} {}{signed}  {}",
-            commit.oid.short(),
-            shown(&commit.subject),
-            shown(&who)
-        ));
+        say(format!("  commit      {}{signed}", commit.oid.short()));
+        say(written("subject", &commit.subject));
+        say(written("author", &sign::person(&commit.author)));
     }
     more(&mut say, request.commit_count, request.commits.len(), "commits");
     for tag in request.tags.iter().take(LISTED) {
         let signed = sign::carried(tag.signature.as_ref());
-        let who = tag.tagger.as_ref().map_or_else(String::new, |who| format!("{} <{}>", who.name, who.email));
-        say(format!("  tag         {}{signed}  {}  {}", shown(&tag.name), shown(&tag.subject), shown(&who)));
+        say(format!("  tag         {}{signed}", tag.oid.short()));
+        say(written("name", &tag.name));
+        say(written("subject", &tag.subject));
+        tag.tagger.iter().for_each(|who| say(written("tagger", &sign::person(who))));
     }
     more(&mut say, request.tags.len() as u64, request.tags.len(), "tags");
     files(request, &mut say);
     text
+}
+
+/// A line with what the session wrote, and nothing else of it: it starts with a bar, and no line of keyhatch's does.
+fn written(label: &str, text: &str) -> String {
+    format!("| {label:<12}{}", shown(text))
+}
+
+/// What a session wrote of a request that is listed; none where it has no words of its own.
+#[must_use]
+pub fn written_line(request: &RequestView) -> Option<String> {
+    request.signature.as_ref().map(|facts| written("subject", &facts.subject))
 }
 
 fn files(request: &RequestView, say: &mut impl FnMut(String)) {
@@ -123,7 +135,7 @@ fn files(request: &RequestView, say: &mut impl FnMut(String)) {
             (Some(added), Some(removed)) => format!("+{added} -{removed}"),
             _ => "binary".to_owned(),
         };
-        say(format!("  file        {} {}  {lines}", file.status, shown(&file.path)));
+        say(format!("| file        {} {}  {lines}", file.status, shown(&file.path)));
     }
     more(say, request.file_count, request.files.len(), "files");
 }

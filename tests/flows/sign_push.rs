@@ -118,12 +118,14 @@ fn a_push_says_of_each_tag_whether_its_signature_is_ours_foreign_or_bad() {
     let bad = risks.iter().find(|risk| risk["kind"] == "bad-signature").expect("a risk");
     assert_eq!(bad["detail"], "the signature of forged: it does not fit the tag");
     let people = world.keyhatch(&["show", &id]).ok().stdout;
+    let oid = |name: &str| tag(&request, name)["oid"].as_str().expect("an oid").to_owned();
     assert!(
-        people.contains("tag         ours (signed here with SHA256:")
-            && people.contains("  Ours now  Ada Lovelace"),
+        people.contains(&format!("tag         {} (signed here with SHA256:", &oid("ours")[..10]))
+            && people.contains("| subject     Ours now\n| tagger      Ada Lovelace"),
         "{people}"
     );
-    assert!(people.contains("tag         forged (BAD SIGNATURE: it does not fit the tag)"), "{people}");
+    let forged = format!("tag         {} (BAD SIGNATURE: it does not fit the tag)", &oid("forged")[..10]);
+    assert!(people.contains(&forged), "{people}");
     world.keyhatch(&["approve", &id]).ok();
     push.finish().ok();
     assert_eq!(world.tip(&upstream, "refs/tags/outer"), world.tip(&project, "refs/tags/outer"));
@@ -248,4 +250,51 @@ fn a_signed_push_reaches_a_server_that_checks_its_certificate() {
         (&signed["kind"], &signed["seq"]),
         (&"push-certificate".into(), &sending["certificate"]["record"])
     );
+}
+
+#[test]
+fn each_certificate_is_asked_for_with_its_pushee_refs_and_nonce_and_counts_for_nothing_else() {
+    let world = World::new();
+    let server = HttpsServer::start(&world);
+    server.trust(&world);
+    server.log_in(&world);
+    let upstream = world.upstream("r.git", "sha1");
+    let url = server.url("r.git");
+    let project = world.project("p", &url);
+    let checking = Checking::new(&world, upstream, project, Some("600"));
+    world.policy(
+        "asks",
+        "name = \"asks\"\ndescription = \"Asks for signatures.\"\n[[sign]]\nname = \"own\"\nreason = \"r\"\n\
+         decision = \"ask\"\n[[push]]\nname = \"own\"\nremote = \"{remotes}\"\nupdates = [\"create\"]\n\
+         decision = \"allow\"\nreason = \"tests\"\n",
+    );
+    let script = "set -e; git push --signed origin main:topic; ! git push --signed origin main:production";
+    let push = world.start(&checking.project, "asks", script);
+    let id = world.pending_id();
+    let shown = world.keyhatch(&["show", &id, "--json"]).ok();
+    let request: Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    let promise = &request["signature"]["certificate"];
+    assert_eq!(
+        (&promise["remote"], &promise["update_count"]),
+        (&url.as_str().into(), &1.into()),
+        "{request:#}"
+    );
+    assert_eq!(promise["updates"][0]["ref"], "refs/heads/topic");
+    assert_eq!(request["batch"], false);
+    let nonce = promise["nonce"].as_str().expect("a nonce").to_owned();
+    let people = world.keyhatch(&["show", &id]).ok().stdout;
+    for line in [format!("  pushee      {url}\n"), format!("  nonce       {nonce}\n")] {
+        assert!(people.contains(&line), "{line}: {people}");
+    }
+    assert!(people.contains("| name        refs/heads/topic\n"), "{people}");
+    world.keyhatch(&["approve", &id]).ok();
+    world.wait_until("the second asks", || {
+        let next = world.pending();
+        next["signature"]["certificate"]["updates"][0]["ref"] == "refs/heads/production"
+    });
+    world.keyhatch(&["deny", &world.pending_id()]).ok();
+    push.finish().ok();
+    assert_eq!(world.tip(&checking.upstream, "topic"), world.tip(&checking.project, "main"));
+    let refs = world.git(&checking.upstream, &["for-each-ref", "--format=%(refname)"]).ok().stdout;
+    assert!(!refs.contains("production"), "{refs}");
 }

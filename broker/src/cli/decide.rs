@@ -21,7 +21,11 @@ pub(super) fn pending(args: &Pending) -> Result<ExitCode, Failure> {
     if args.json {
         print_json(&requests)?;
     } else {
-        let mut lines: String = requests.iter().map(|request| surface::line(request) + "\n").collect();
+        let mut lines = String::new();
+        for request in &requests {
+            let written = surface::written_line(request);
+            lines.extend(std::iter::once(surface::line(request)).chain(written).map(|line| line + "\n"));
+        }
         lines.extend(locked().iter().map(|key| surface::locked_line(key) + "\n"));
         print(if lines.is_empty() { "nothing waits for a decision\n" } else { &lines })?;
     }

@@ -1,17 +1,18 @@
 //! A signature that waits for a decision, as surfaces show it.
 
 use keyhatch_protocol::text::shown;
-use keyhatch_protocol::{CarriedSignature, Identity, SignFacts, SignatureFact};
+use keyhatch_protocol::{CarriedSignature, Identity, PushPromise, SignFacts, SignatureFact};
 
+use super::written;
 use crate::approval::{BATCH_HOLDS, BATCH_LASTS};
 use crate::control::RequestView;
 
-/// Parents that are listed; the count is whole.
+/// Parents and commands that are listed; the counts are whole.
 const LISTED: usize = 4;
 
-/// In a few words, for lists.
+/// In a few words, for lists. Nothing in it is the session's to choose.
 pub(super) fn words(facts: &SignFacts) -> String {
-    format!("sign {} {}", facts.kind.word(), shown(&facts.subject))
+    format!("sign {} with {}", facts.kind.word(), shown(&facts.key))
 }
 
 /// In full.
@@ -24,28 +25,32 @@ pub(super) fn request(request: &RequestView, facts: &SignFacts) -> String {
     say(format!("sign {}", request.id));
     say(format!("  what        {}, {} signature", facts.kind.word(), facts.format.word()));
     say(format!("  key         {}", shown(&facts.key)));
-    if let Some(who) = &facts.speaker {
-        say(format!("  as          {}", person(who)));
+    if let Some(promise) = &facts.certificate {
+        certificate(promise, &mut say);
+    }
+    if let Some(tag) = &facts.tag {
+        say(format!("  tags        {} {}", tag.object_type, tag.object.short()));
+    }
+    for risk in &request.risks {
+        say(format!("! risk        {}: {}", risk.kind.word(), shown(&risk.detail)));
     }
     say(format!("  session     {}", request.session));
     say(format!("  rule        {}: {}", shown(&request.rule), shown(&request.reason)));
     say(format!("  digest      {}", request.digest));
     if request.batch {
         say(format!(
-            "  covers      also what follows of this kind, key and person: at most {BATCH_HOLDS} within {} minutes",
+            "  covers      also what follows of this kind, rule, key, committer and author: at most {BATCH_HOLDS} \
+             within {} minutes",
             BATCH_LASTS.as_secs() / 60
         ));
+    } else {
+        say("  covers      this one".to_owned());
     }
     if request.changes_known {
         let (files, added, removed) = (request.file_count, request.added, request.removed);
         say(format!("  changes     {files} files, +{added} -{removed} lines, against its first parent"));
     } else if facts.tree.is_some() {
         say("! changes     unknown: its objects are not at hand; the push will show them".to_owned());
-    }
-    say("  --- from here on, text that the session wrote ---".to_owned());
-    say(format!("  subject     {}", shown(&facts.subject)));
-    if let Some(who) = &facts.author {
-        say(format!("  author      {}", person(who)));
     }
     for parent in facts.parents.iter().take(LISTED) {
         say(format!("  follows     {}", parent.short()));
@@ -56,8 +61,38 @@ pub(super) fn request(request: &RequestView, facts: &SignFacts) -> String {
     if let Some(tree) = &facts.tree {
         say(format!("  tree        {}", tree.short()));
     }
+    say(super::SEPARATOR.to_owned());
+    if let Some(who) = &facts.speaker {
+        say(written("as", &person(who)));
+    }
+    if let Some(tag) = &facts.tag {
+        say(written("tag", &tag.name));
+    }
+    say(written("subject", &facts.subject));
+    if let Some(who) = &facts.author {
+        say(written("author", &person(who)));
+    }
     super::files(request, &mut say);
     text
+}
+
+/// Where a push certificate counts, and for what.
+fn certificate(promise: &PushPromise, say: &mut impl FnMut(String)) {
+    say(format!("  pushee      {}", promise.remote));
+    let nonce = promise.nonce.as_deref().map_or_else(|| "none: upstream gives none".to_owned(), shown);
+    say(format!("  nonce       {nonce}"));
+    for update in promise.updates.iter().take(super::LISTED) {
+        let from_to = match (update.old.is_zero(), update.new.is_zero()) {
+            (true, _) => format!("new at {}", update.new.short()),
+            (_, true) => format!("deleted, was {}", update.old.short()),
+            _ => format!("{} -> {}", update.old.short(), update.new.short()),
+        };
+        say(format!("  ref         {from_to}"));
+        say(written("name", update.ref_name.as_str()));
+    }
+    let listed = promise.updates.len().min(super::LISTED);
+    super::more(say, promise.update_count, listed, "refs");
+    promise.push_options.iter().for_each(|option| say(written("option", option)));
 }
 
 /// Whose signature a commit or a tag carries.
@@ -75,6 +110,7 @@ pub(super) fn carried(signature: Option<&CarriedSignature>) -> String {
     }
 }
 
-fn person(who: &Identity) -> String {
-    shown(&format!("{} <{}>", who.name, who.email))
+/// Name and address. Not escaped yet.
+pub(super) fn person(who: &Identity) -> String {
+    format!("{} <{}>", who.name, who.email)
 }
