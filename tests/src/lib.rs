@@ -8,6 +8,7 @@ mod compare;
 mod container;
 mod docker;
 mod downloads;
+pub mod hostile;
 mod https;
 mod image;
 pub mod measure;
