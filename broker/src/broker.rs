@@ -17,6 +17,7 @@ use crate::network;
 use crate::observe::Attempt;
 use crate::paths::Paths;
 use crate::session::Session;
+use crate::session::container::NameClaims;
 use crate::session::report::{self, Section, SessionReport};
 use crate::signer::{Locks, Made};
 use crate::upstream::Clients;
@@ -39,6 +40,8 @@ pub struct Broker {
     pub clients: Clients,
     /// The host's git and its credential helpers.
     pub host_git: HostGit,
+    /// Names for which a container's session is being opened.
+    pub names: NameClaims,
     audit: AuditLog,
     sessions: Mutex<HashMap<SessionId, Arc<Session>>>,
     /// Held by each session that is ending: the daemon waits for them.
@@ -59,6 +62,7 @@ impl Broker {
             made: Made::default(),
             clients: Clients::default(),
             host_git,
+            names: NameClaims::default(),
             audit,
             sessions: Mutex::default(),
             ending: RwLock::default(),
@@ -136,7 +140,13 @@ impl Broker {
         (more, attempts): (Vec<Section>, Vec<Attempt>),
     ) -> Option<SessionReport> {
         let _ending = self.ending.read().await;
-        let session = self.lock_sessions().remove(id)?;
+        let session = {
+            let mut sessions = self.lock_sessions();
+            let session = sessions.remove(id)?;
+            // In one step: whoever opens the next session of its name finds either both or neither.
+            session.unlink();
+            session
+        };
         self.queue.forget(id);
         let left = session.end().await;
         network::settle(self, &session, attempts);

@@ -173,6 +173,36 @@ fn a_helper_that_needs_a_libc_is_refused_and_nothing_is_left() {
 }
 
 #[test]
+fn opened_by_many_at_once_a_named_session_is_the_same_for_all() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    world.static_helper();
+    // With no broker at first, and with one that had a session of the name.
+    for round in 0..3 {
+        let open = || {
+            let mut open = world.command(world.path("bin/keyhatch"));
+            open.current_dir(&stage.project).args(["session", "open", "--name", "box", "--json"]);
+            world.spawn(open)
+        };
+        let opening: Vec<_> = (0..4).map(|_| open()).collect();
+        let opened: Vec<_> = opening.into_iter().map(|open| open.finish().ok()).collect();
+        let ids: std::collections::BTreeSet<String> = opened
+            .iter()
+            .map(|opened| serde_json::from_str::<serde_json::Value>(&opened.stdout).expect("JSON"))
+            .map(|opened| opened["session"].as_str().expect("an id").to_owned())
+            .collect();
+        assert_eq!(ids.len(), 1, "round {round}: {opened:?}");
+        let id = ids.first().expect("one");
+        let link = std::fs::read_link(world.path("run/keyhatch/named/box")).expect("a link");
+        assert!(link.ends_with(id), "{link:?}");
+        let listed = world.keyhatch(&["session", "list", "--json"]).ok();
+        let listed: serde_json::Value = serde_json::from_str(&listed.stdout).expect("JSON");
+        assert_eq!(listed.as_array().map(Vec::len), Some(1), "no second one is left: {listed}");
+        world.keyhatch(&["session", "close", id]).ok();
+    }
+}
+
+#[test]
 fn a_named_session_has_the_same_path_each_time_and_is_opened_once() {
     let stage = Stage::new();
     let world = &stage.world;

@@ -34,6 +34,11 @@ pub(super) struct Asked {
 /// Opens a session, and keeps it as long as it was asked to.
 pub(super) async fn open(stream: &mut UnixStream, broker: &Arc<Broker>, asked: Asked) -> Option<Reply> {
     let Asked { project, origin, policy, container } = asked;
+    // Held until the session can be found by its name: who asks meanwhile gets the same one.
+    let claim = match &container.name {
+        Some(name) => Some(broker.names.claim(name).await),
+        None => None,
+    };
     if let Some(name) = &container.name
         && let Some(session) =
             broker.sessions().into_iter().find(|session| session.name.as_ref() == Some(name))
@@ -50,6 +55,7 @@ pub(super) async fn open(stream: &mut UnixStream, broker: &Arc<Broker>, asked: A
         Ok(session) => session,
         Err(reply) => return Some(reply),
     };
+    drop(claim);
     let id = session.id.clone();
     let opened = session.told.get().cloned();
     let below = broker.paths.git_directories().join(id.as_str());

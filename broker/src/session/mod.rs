@@ -320,6 +320,15 @@ impl Session {
         Ok(())
     }
 
+    /// Removes that link.
+    pub fn unlink(&self) {
+        if let Some(link) = self.link.get()
+            && let Err(error) = std::fs::remove_file(link)
+        {
+            tracing::warn!(session = %self.id, %error, "cannot remove a session's name");
+        }
+    }
+
     /// Bytes of objects that it has brought to the host so far.
     #[must_use]
     pub fn bytes_brought(&self) -> u64 {
@@ -364,11 +373,6 @@ impl Session {
     fn close(&self) {
         self.closed.send_replace(true);
         self.connections.close();
-        if let Some(link) = self.link.get()
-            && let Err(error) = std::fs::remove_file(link)
-        {
-            tracing::warn!(session = %self.id, %error, "cannot remove a session's name");
-        }
         self.held.clear();
     }
 

@@ -22,7 +22,7 @@ use keyhatch_protocol::message::{BRIDGE_BASE, HTTP_SOCKET_NAME, SOCKET_NAME, SOC
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use name::{NameError, SessionName};
+pub use name::{NameClaim, NameClaims, NameError, SessionName};
 pub use program::ProgramError;
 
 use super::git_config::{self, Setting};
