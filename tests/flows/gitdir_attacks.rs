@@ -320,3 +320,30 @@ reason = "a test"
 [repository]
 git_dir = "shared"
 "#;
+
+/// Names in a project are bytes. What is said of them is text, and all else is said and done all the same.
+#[test]
+fn a_file_name_that_is_no_text_hides_nothing_and_leaves_nothing_behind() {
+    Twins::each(|twins| {
+        let script = "printf '#!/bin/sh\\n' > $(printf 'run\\377me'); chmod +x $(printf 'run\\377me'); ln -s /etc/passwd $(printf 'link\\376'); \
+             mkdir -p $(printf '.github/workflows/\\375'); echo x > $(printf '.github/workflows/\\375/ci\\374.yml'); \
+             git init -q $(printf 'repo\\373'); echo all: > Makefile; git commit -q --allow-empty -m good";
+        let ran = twins.inside(&twins.boxed, script).ok();
+        for said in [
+            "executable, made or changed",
+            "link out of the project",
+            "run or obeyed on your side: Makefile",
+            "repository of its own",
+        ] {
+            assert!(ran.stderr.contains(said), "{said}: {ran:#?} {}", twins.world.broker_log());
+        }
+        twins.world.wait_until("the session's directory is gone", || twins.world.no_session_is_left());
+        assert!(!twins.boxed.join(".vscode").exists(), "placeholders are left behind");
+        let log = twins.on_host(&twins.boxed, "git log -1 --format=%s").ok();
+        assert_eq!(log.stdout, "good\n", "{ran:#?}");
+        assert!(!twins.world.broker_log().contains("panicked"), "{}", twins.world.broker_log());
+        // And the next session starts among them.
+        twins.on_host(&twins.boxed, "rm -rf repo*").ok();
+        twins.inside(&twins.boxed, "git commit -q --allow-empty -m next").ok();
+    });
+}

@@ -103,7 +103,7 @@ pub fn section(record: &Record, touched: Touched, repositories: &[PathBuf]) -> O
             && diffs.len() < MAX_DIFFS
         {
             lines.extend(diff.lines().take(MAX_LINES).map(|line| format!("  {}", shown_line(line))));
-            diffs.push(json!({"path": path, "diff": diff}));
+            diffs.push(json!({"path": text(path), "diff": diff}));
         }
     }
     for (what, paths) in [
@@ -121,14 +121,24 @@ pub fn section(record: &Record, touched: Touched, repositories: &[PathBuf]) -> O
         lines.push("the project is too large to look at all of it: there may be more".into());
     }
     let data = json!({
-        "obeyed": changed.iter().map(|(path, _)| path).collect::<Vec<_>>(), "diffs": diffs, "executables": found.executables, "links": found.links,
-        "privileged": found.privileged, "repositories": appeared, "whole": found.whole,
+        "obeyed": changed.iter().map(|(path, _)| text(path)).collect::<Vec<_>>(), "diffs": diffs,
+        "executables": texts(&found.executables), "links": texts(&found.links), "privileged": texts(&found.privileged),
+        "repositories": texts(&appeared), "whole": found.whole,
     });
     (!lines.is_empty()).then(|| Section { name: "project".into(), lines, data })
 }
 
 fn name(path: &Path) -> String {
     shown(&path.to_string_lossy())
+}
+
+/// A path for scripts. Names are bytes that a session chose, and JSON is text: what is no UTF-8 has U+FFFD in its place.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn texts(paths: &[PathBuf]) -> Vec<String> {
+    paths.iter().map(|path| text(path)).collect()
 }
 
 /// Breadth first; no link is followed, no git directory is looked into.

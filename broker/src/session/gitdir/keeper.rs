@@ -19,6 +19,7 @@ use rustix::fs::FlockOperation;
 use tokio::sync::oneshot;
 
 use super::beneath::{Beneath, Stamp};
+use super::guard::guarded;
 use super::host::tree_directory;
 use super::refs;
 use super::state::{Record, State};
@@ -192,8 +193,11 @@ impl Work {
             }
             // Not before the command is on its way: of 300,000 files it is 30 MB.
             owned = owned || self.own_agreed();
-            if let Some(project) = &mut self.project {
-                project.look();
+            if let Some(project) = &mut self.project
+                && guarded("the watch over the project", || project.look()).is_err()
+            {
+                // Nobody watches any more: at the end all of it is looked at.
+                self.project = None;
             }
             wait = if self.rounds(false) { TICK } else { AFTER_FAILURE };
         }
@@ -209,10 +213,14 @@ impl Work {
 
     /// Plays a round for every repository in which something moved. Returns whether all could be played.
     fn rounds(&mut self, last: bool) -> bool {
-        let mut well = self.adopt();
+        let mut well = guarded("the look for a new repository", || self.adopt()).unwrap_or(false);
         for (at, state) in self.states().into_iter().enumerate() {
             let now = stamps(&state);
-            let same = if last { untouched::is(&state) } else { self.seen.get(at) == Some(&now) };
+            let same = if last {
+                guarded("the last look", || untouched::is(&state)).unwrap_or(false)
+            } else {
+                self.seen.get(at) == Some(&now)
+            };
             if same {
                 continue;
             }
@@ -265,7 +273,7 @@ impl Work {
         };
         let mut none = BTreeMap::new();
         let attempts = self.attempts.get_mut(at).unwrap_or(&mut none);
-        let played = Round {
+        let mut round = Round {
             state: &mut state,
             project: &project,
             session: &session,
@@ -273,8 +281,8 @@ impl Work {
             last,
             attempts,
             told: &self.told,
-        }
-        .play();
+        };
+        let played = guarded("a round", || round.play()).map_err(Into::into).and_then(|played| played);
         // Also after a failure: what was done until then was done.
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = record.repositories.get_mut(at)
@@ -303,14 +311,17 @@ impl Work {
                 break;
             }
         }
-        let mut more = self.said_of_the_project();
+        let mut more = guarded("the look at the project", || self.said_of_the_project())
+            .unwrap_or_else(|panicked| vec![report::unseen(&panicked)]);
         if !well {
             more.push(report::left(&self.directory));
             return Finished { sections: more, gone: Vec::new(), done: false };
         }
         let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         let place = self.state_directory().map(|state| state.join("kept").join(record.session.as_str()));
-        match place.map(|place| kept::keep(&self.directory, &record, &place)) {
+        let keep = |place: PathBuf| kept::keep(&self.directory, &record, &place);
+        let keep = |place| guarded("the look at new repositories", || keep(place)).map_err(io::Error::other);
+        match place.map(|place| keep(place).and_then(|kept| kept)) {
             Some(Err(error)) => {
                 tracing::warn!(%error, "a repository that a session set up cannot be kept");
                 more.push(report::left(&self.directory));
@@ -339,7 +350,8 @@ impl Work {
     /// What was seen of the project is of use to the next session in it. Nobody waits for this either.
     fn rest(&mut self) {
         if let (Some(project), Some(cache)) = (self.project.take(), self.known_of_projects()) {
-            project.rest(self.touched, &cache);
+            // What was caught is in the log; the next session looks again.
+            drop(guarded("what is remembered of the project", || project.rest(self.touched, &cache)));
         }
     }
 

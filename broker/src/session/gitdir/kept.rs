@@ -60,7 +60,7 @@ pub(super) fn keep(directory: &Path, record: &Record, place: &Path) -> io::Resul
         ]
     });
     let data = kept.iter().map(|(name, at, refs)| {
-        json!({"name": name, "kept": at, "branches": refs.iter().map(|(n, id)| json!({"ref": n.as_str(), "id": id.as_str()})).collect::<Vec<_>>()})
+        json!({"name": name, "kept": at.to_string_lossy(), "branches": refs.iter().map(|(n, id)| json!({"ref": n.as_str(), "id": id.as_str()})).collect::<Vec<_>>()})
     });
     Ok(Some(Section {
         name: "kept".into(),

@@ -17,6 +17,7 @@ mod borrowed;
 mod build;
 mod changes;
 mod coming;
+mod guard;
 pub mod harvest;
 mod headlog;
 mod host;

@@ -5,6 +5,7 @@ use keyhatch_protocol::{ObjectId, RefName};
 use serde_json::{Value, json};
 use std::path::Path;
 
+use super::guard::Panicked;
 use super::state::{Moved, Record, State};
 use crate::session::report::Section;
 
@@ -58,7 +59,7 @@ fn moved_line(name: &RefName, moved: &Moved) -> String {
 fn data(state: &State, moved: &[(&RefName, &Moved)]) -> Value {
     let id = |id: &Option<ObjectId>| id.as_ref().map(|id| id.as_str().to_owned());
     json!({
-        "directory": state.common,
+        "directory": state.common.to_string_lossy(),
         "moved": moved.iter().map(|(name, m)| json!({"ref": name.as_str(), "from": id(&m.from), "to": id(&m.to)})).collect::<Vec<_>>(),
         "waiting": state.outcome.parked.iter().map(|(name, p)| {
             json!({"ref": name.as_str(), "wanted": p.wanted.as_str(), "id": p.id.as_str(), "reason": p.why})
@@ -66,6 +67,19 @@ fn data(state: &State, moved: &[(&RefName, &Moved)]) -> Value {
         "stashed": state.outcome.stashed,
         "refused": state.outcome.refused.iter().map(|r| json!({"what": r.what, "reason": r.why})).collect::<Vec<_>>(),
     })
+}
+
+/// What could not be looked at: nobody must take silence for "nothing changed".
+#[must_use]
+pub fn unseen(panicked: &Panicked) -> Section {
+    Section {
+        name: "project".into(),
+        lines: vec![
+            format!("not all of it is said here: {panicked}"),
+            "  keyhatch's log has more; look at the project yourself: git status, git diff".into(),
+        ],
+        data: json!({"unseen": panicked.to_string()}),
+    }
 }
 
 /// What could not be brought is not thrown away.
@@ -80,7 +94,7 @@ pub fn left(directory: &Path) -> Section {
             ),
             "  the next start of the broker tries again".into(),
         ],
-        data: json!({"left": directory}),
+        data: json!({"left": directory.to_string_lossy()}),
     }
 }
 
@@ -96,6 +110,6 @@ pub fn covered(record: &Record) -> Section {
             ),
             format!("  when the container has ended: keyhatch session close {session} --container-ended"),
         ],
-        data: json!({"kept": record.placeholders.iter().map(|placeholder| &placeholder.path).collect::<Vec<_>>()}),
+        data: json!({"kept": record.placeholders.iter().map(|placeholder| placeholder.path.to_string_lossy()).collect::<Vec<_>>()}),
     }
 }

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::admit::admit;
 use super::beneath::Beneath;
+use super::guard::Panicked;
 use super::harvest::{Harvest, HarvestError, Order, RefChange, Refused, TreeOrder, harvest};
 use super::host::{self, Git, HostError, tree_directory};
 use super::reflog::{LogEntry, path};
@@ -40,6 +41,9 @@ pub enum SyncError {
     /// A directory of the host's, or ours.
     #[error("the repository's git directory cannot be read or written")]
     Io(#[from] io::Error),
+    /// Neither: a panic.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
 }
 
 /// What a round works with.
