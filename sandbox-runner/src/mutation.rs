@@ -54,7 +54,7 @@ pub enum Mitigation {
 #[cfg(not(feature = "mutations"))]
 mod switch {
     use super::Mitigation;
-    use crate::seccomp::program::Program;
+    use keyhatch_seccomp::program::Program;
 
     /// Reads the switch.
     pub(crate) const fn read() {}
@@ -80,8 +80,9 @@ mod switch {
     use std::sync::OnceLock;
 
     use super::Mitigation;
-    use crate::seccomp::program::Program;
-    use crate::seccomp::table::{MAX_CALLS, NAMESPACED, Verdict, verdicts};
+    use crate::seccomp::layers::NAMESPACED;
+    use keyhatch_seccomp::program::Program;
+    use keyhatch_seccomp::table::{MAX_CALLS, Verdict, verdicts};
 
     static SWITCH: OnceLock<String> = OnceLock::new();
 

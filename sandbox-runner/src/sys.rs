@@ -114,20 +114,6 @@ pub fn close_from(first: u32) -> io::Result<()> {
     checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
 }
 
-/// Loads a seccomp filter for this process and everything it starts: `seccomp(2)` SECCOMP_SET_MODE_FILTER.
-///
-/// # Errors
-/// What the kernel says; EACCES where `no_new_privs` is not set.
-pub fn load_filter(steps: &[libc::sock_filter]) -> io::Result<()> {
-    let length = u16::try_from(steps.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
-    let program = libc::sock_fprog { len: length, filter: steps.as_ptr().cast_mut() };
-    // JUSTIFICATION: seccompiler compiles at run time and loads only what it compiled. SAFETY: the kernel copies the
-    // steps, which live across the call, and keeps no pointer; it never writes to them.
-    let result =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
-    checked(result).map(drop)
-}
-
 /// Loads a seccomp filter with an observer, and returns the observer's end: `seccomp_unotify(2)`.
 ///
 /// # Errors
@@ -135,15 +121,7 @@ pub fn load_filter(steps: &[libc::sock_filter]) -> io::Result<()> {
 pub fn load_observed_filter(steps: &[libc::sock_filter]) -> io::Result<OwnedFd> {
     /// Linux 5.19: a call that is being looked at is not interrupted by signals that do not kill.
     const WAIT_KILLABLE: libc::c_ulong = 1 << 5;
-    let length = u16::try_from(steps.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
-    let program = libc::sock_fprog { len: length, filter: steps.as_ptr().cast_mut() };
-    let load = |flags: libc::c_ulong| {
-        // JUSTIFICATION: no safe crate loads a filter with a listener. SAFETY: as in `load_filter`.
-        let result = unsafe {
-            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
-        };
-        checked(result)
-    };
+    let load = |flags| keyhatch_seccomp::sys::load_filter(steps, flags);
     let listener = load(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | WAIT_KILLABLE)
         .or_else(|_| load(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER))?;
     let number = RawFd::try_from(listener).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;

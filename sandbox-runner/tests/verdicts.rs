@@ -2,11 +2,12 @@
 //! interpreter that runs the very steps that the kernel gets.
 
 use keyhatch_run::seccomp;
+use keyhatch_run::seccomp::layers::{LANDLOCKED, NAMESPACED, SOCKETLESS};
 use keyhatch_run::seccomp::observed;
-use keyhatch_run::seccomp::program::Program;
-use keyhatch_run::seccomp::table::{Entry, LANDLOCKED, MAX_CALLS, NAMESPACED, SOCKETLESS, Verdict};
 use keyhatch_run::tier::Tier;
 use keyhatch_sandbox_rules::rules::Observe;
+use keyhatch_seccomp::program::Program;
+use keyhatch_seccomp::table::{Entry, MAX_CALLS, Verdict};
 
 const NATIVE: u32 = 0xC000_003E;
 

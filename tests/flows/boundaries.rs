@@ -12,7 +12,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("keyhatch-sandbox-rules", &["keyhatch-protocol"]),
     ("keyhatch-policies", &["keyhatch-protocol", "keyhatch-sandbox-rules"]),
     ("keyhatch-helper", &["keyhatch-protocol"]),
-    ("keyhatch-run", &["keyhatch-protocol", "keyhatch-sandbox-rules"]),
+    ("keyhatch-seccomp", &[]),
+    ("keyhatch-run", &["keyhatch-protocol", "keyhatch-sandbox-rules", "keyhatch-seccomp"]),
     ("keyhatch-host", &[]),
     (
         "keyhatch-broker",

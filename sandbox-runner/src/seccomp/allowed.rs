@@ -1,6 +1,7 @@
 //! What programs need: compilers, package managers, language runtimes, git, browsers.
 
-use super::table::{Call, Entry, Test, Verdict, calls};
+use keyhatch_seccomp::calls;
+use keyhatch_seccomp::table::{Call, Entry, Test, Verdict};
 
 const fn allow(calls: &'static [Call], reason: &'static str) -> Entry {
     Entry { calls, verdict: Verdict::Allow, reason }

@@ -4,24 +4,24 @@
 //! starts. Nothing is computed at start: the programs are constants.
 
 mod allowed;
+pub mod layers;
 pub mod observed;
-pub mod program;
 mod refused;
-pub mod table;
 
 use crate::error::RunError;
 use crate::mutation;
 use crate::observer::Observer;
 use crate::sys;
 use crate::tier::Tier;
-use program::Program;
+use keyhatch_seccomp::program::Program;
+use keyhatch_seccomp::sys::load_filter;
 
 /// With namespaces of its own.
-pub static NAMESPACED: Program = Program::compile(table::NAMESPACED);
+pub static NAMESPACED: Program = Program::compile(layers::NAMESPACED);
 /// Without.
-pub static LANDLOCKED: Program = Program::compile(table::LANDLOCKED);
+pub static LANDLOCKED: Program = Program::compile(layers::LANDLOCKED);
 /// Without, and with no socket.
-pub static SOCKETLESS: Program = Program::compile(table::SOCKETLESS);
+pub static SOCKETLESS: Program = Program::compile(layers::SOCKETLESS);
 
 /// A filter that is chosen, not yet enforced.
 pub(crate) struct Filter(Tier);
@@ -36,7 +36,7 @@ impl Filter {
     pub(crate) fn enforce(self, observer: Observer) -> Result<(), RunError> {
         let failed = |source| RunError::Filter { source };
         if let Some(program) = mutation::filter() {
-            return sys::load_filter(program.steps()).map_err(failed);
+            return load_filter(program.steps(), 0).map(drop).map_err(failed);
         }
         let observed = observer.kind().map(|kind| observed::program(self.0, kind));
         // A kernel takes one observer a process: in a container that has one, what is refused is refused without words.
@@ -48,6 +48,6 @@ impl Filter {
             Tier::B => &LANDLOCKED,
             Tier::C => &SOCKETLESS,
         };
-        sys::load_filter(program.steps()).map_err(failed)
+        load_filter(program.steps(), 0).map(drop).map_err(failed)
     }
 }

@@ -6,8 +6,11 @@
 
 use keyhatch_sandbox_rules::rules::Observe;
 
-use super::program::Program;
-use super::table::{Call, Entry, LANDLOCKED, MAX_CALLS, NAMESPACED, SOCKETLESS, Verdict, calls, verdicts};
+use keyhatch_seccomp::calls;
+use keyhatch_seccomp::program::Program;
+use keyhatch_seccomp::table::{Call, Entry, MAX_CALLS, Verdict, verdicts};
+
+use super::layers::{LANDLOCKED, NAMESPACED, SOCKETLESS};
 use crate::tier::Tier;
 
 /// Looked at in namespaces, whatever becomes of it: tools that know no proxy are found by where they connect.

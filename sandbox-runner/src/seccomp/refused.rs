@@ -1,6 +1,7 @@
 //! What reaches past the walls: refused, or absent so that libraries fall back.
 
-use super::table::{Call, Entry, Test, Verdict, calls};
+use keyhatch_seccomp::calls;
+use keyhatch_seccomp::table::{Call, Entry, Test, Verdict};
 
 const fn refuse(calls: &'static [Call], reason: &'static str) -> Entry {
     Entry { calls, verdict: Verdict::Refuse, reason }

@@ -1,11 +1,8 @@
-//! The shape of the filter's data: calls, verdicts, tests of arguments, and which layers make which filter.
+//! The shape of a filter's data: calls, verdicts, tests of arguments.
 //!
 //! An allow list: a call that no layer names does not exist inside (ENOSYS), so that libraries fall back to an older one
 //! and what a newer kernel adds is closed until somebody looks at it. What is named and dangerous is refused (EPERM),
 //! so that a user reads "not permitted" and not "not implemented". A later layer outweighs an earlier one.
-
-use super::allowed::{ALLOWED, CHECKED};
-use super::refused::{ABSENT, REFUSED, WITHOUT_NAMESPACES, WITHOUT_SOCKETS};
 
 /// The answer to one call.
 #[derive(Debug, Clone, Copy)]
@@ -41,16 +38,21 @@ pub struct Test {
 }
 
 impl Test {
-    pub(super) const fn is(argument: u32, values: &'static [u32]) -> Self {
+    /// It is one of these.
+    #[must_use]
+    pub const fn is(argument: u32, values: &'static [u32]) -> Self {
         Self { argument, mask: u32::MAX, among: true, values }
     }
 
-    pub(super) const fn is_not(argument: u32, values: &'static [u32]) -> Self {
+    /// It is none of these.
+    #[must_use]
+    pub const fn is_not(argument: u32, values: &'static [u32]) -> Self {
         Self { argument, mask: u32::MAX, among: false, values }
     }
 
     /// Any of these bits is set.
-    pub(super) const fn has(argument: u32, bits: u32) -> Self {
+    #[must_use]
+    pub const fn has(argument: u32, bits: u32) -> Self {
         Self { argument, mask: bits, among: false, values: &[0] }
     }
 }
@@ -66,13 +68,18 @@ pub struct Call {
 
 impl Call {
     /// A call that `libc` names.
-    pub(super) const fn named(name: &'static str, number: libc::c_long) -> Self {
+    ///
+    /// # Panics
+    /// While compiling, for a number that no kernel has.
+    #[must_use]
+    pub const fn named(name: &'static str, number: libc::c_long) -> Self {
         assert!(number >= 0 && number < MAX_CALLS as libc::c_long, "a call is out of the table");
         Self { name: name.split_at("SYS_".len()).1, number: number as u32 }
     }
 
     /// A call that is newer than the crate: since 2019 a number is the same on every architecture.
-    pub(super) const fn newer(name: &'static str, number: u32) -> Self {
+    #[must_use]
+    pub const fn newer(name: &'static str, number: u32) -> Self {
         Self { name, number }
     }
 }
@@ -89,23 +96,20 @@ pub struct Entry {
 }
 
 /// Names calls of `libc`.
+#[macro_export]
 macro_rules! calls {
-    ($($name:ident)*) => { &[$($crate::seccomp::table::Call::named(stringify!($name), libc::$name)),*] };
+    ($($name:ident)*) => { &[$($crate::table::Call::named(stringify!($name), libc::$name)),*] };
 }
-pub(super) use calls;
 
 /// Numbers from here on do not exist on any kernel yet.
 pub const MAX_CALLS: usize = 512;
 
-/// In namespaces of its own.
-pub const NAMESPACED: &[&[Entry]] = &[ALLOWED, CHECKED, REFUSED, ABSENT];
-/// Without namespaces: what they would have hidden is refused, and every socket but local ones.
-pub const LANDLOCKED: &[&[Entry]] = &[ALLOWED, CHECKED, REFUSED, ABSENT, WITHOUT_NAMESPACES];
-/// Without namespaces, on a kernel that cannot say which local socket may be reached: none.
-pub const SOCKETLESS: &[&[Entry]] = &[ALLOWED, CHECKED, REFUSED, ABSENT, WITHOUT_NAMESPACES, WITHOUT_SOCKETS];
-
-/// The verdict on every number.
-pub(crate) const fn verdicts(layers: &[&[Entry]]) -> [Verdict; MAX_CALLS] {
+/// The verdict on every number; absent for what no layer names.
+///
+/// # Panics
+/// While compiling, for an entry without a reason.
+#[must_use]
+pub const fn verdicts(layers: &[&[Entry]]) -> [Verdict; MAX_CALLS] {
     let mut verdicts = [Verdict::Absent; MAX_CALLS];
     let mut layer = 0;
     while layer < layers.len() {

@@ -6,7 +6,7 @@
 
 use libc::sock_filter;
 
-use super::table::{Entry, MAX_CALLS, Test, Verdict, verdicts};
+use crate::table::{Entry, MAX_CALLS, Test, Verdict, verdicts};
 
 /// Room for the longest program.
 const CAPACITY: usize = 640;
@@ -56,7 +56,7 @@ impl Program {
         &self.steps[..self.length]
     }
 
-    /// Compiles layers of entries.
+    /// Compiles layers of entries; a later one outweighs an earlier one.
     #[must_use]
     pub const fn compile(layers: &[&[Entry]]) -> Self {
         Self::of(&verdicts(layers))
@@ -84,7 +84,8 @@ impl Program {
 
     /// The same, with other architectures and x32 let in: for a test build only.
     #[cfg(feature = "mutations")]
-    pub(crate) fn with_open_doors(mut self) -> Self {
+    #[must_use]
+    pub fn with_open_doors(mut self) -> Self {
         for step in &mut self.steps[..self.length] {
             if step.code == RETURN && step.k == libc::SECCOMP_RET_KILL_PROCESS {
                 step.k = libc::SECCOMP_RET_ALLOW;
