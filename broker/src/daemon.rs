@@ -84,7 +84,7 @@ async fn serve(paths: Paths, notify_command: Option<String>) -> Result<Ended, Da
         _ => {}
     }
     let broker = Arc::new(Broker::new(paths, HostGit::of_user())?);
-    conclude(&broker)?;
+    conclude(&broker).await?;
     recover_git_directories(&broker);
     let listener = UnixListener::bind(&socket).map_err(setup("the control socket"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(setup("signals"))?;
@@ -117,7 +117,7 @@ fn recover_git_directories(broker: &Arc<Broker>) {
 }
 
 /// Says of every push that was being sent when an earlier broker died that its outcome is unknown.
-fn conclude(broker: &Broker) -> Result<(), AuditError> {
+async fn conclude(broker: &Broker) -> Result<(), AuditError> {
     for sending in audit::unanswered(&broker.paths.audit())? {
         let session =
             sending.get("session").and_then(Value::as_str).and_then(|id| id.parse::<SessionId>().ok());
@@ -129,9 +129,9 @@ fn conclude(broker: &Broker) -> Result<(), AuditError> {
             "reason",
             "the broker ended while this was sent: whether upstream took it is unknown".into(),
         ));
-        broker.record(&session, "push-unknown", fields)?;
+        broker.record_outcome(&session, "push-unknown", fields).await?;
     }
-    Ok(())
+    broker.concluded().await
 }
 
 fn lock(paths: &Paths) -> io::Result<Option<File>> {

@@ -7,14 +7,22 @@ use serde_json::{Map, Value};
 
 use super::args::Audit;
 use super::{Failure, exit, paths, print};
-use crate::audit;
+use crate::audit::{self, Verified};
 
 pub(super) fn audit(command: &Audit) -> Result<ExitCode, Failure> {
     let path = paths()?.audit();
     match command {
         Audit::Path => print(&format!("{}\n", path.display()))?,
         Audit::Verify => match audit::verify(&path) {
-            Ok(lines) => print(&format!("{lines} lines, each follows from the one before\n"))?,
+            Ok(Verified { records, torn }) => {
+                let torn: String = torn
+                    .iter()
+                    .map(|line| {
+                        format!("line {line} was torn when a broker died; the line after it says so\n")
+                    })
+                    .collect();
+                print(&format!("{records} lines, each follows from the one before\n{torn}"))?;
+            }
             Err(error) => {
                 let message = format!("the audit log does not verify: {}", crate::cause::chain(&error));
                 let hint = "the lines before it are sound; compare with a copy".to_owned();

@@ -135,7 +135,7 @@ async fn make(
     ];
     let session = Arc::new(session);
     broker.add(session.clone());
-    if let Err(error) = broker.record(&id, "session-opened", fields) {
+    if let Err(error) = broker.record(&id, "session-opened", fields).await {
         // Nobody was told of it: what was made in the project goes at once.
         session.is_over();
         broker.end(&id, Default::default()).await;

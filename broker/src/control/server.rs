@@ -122,7 +122,7 @@ async fn answer(stream: &mut UnixStream, broker: &Arc<Broker>, request: Request)
             }
         }
         Request::Grants => Reply::Grants { grants: broker.queue.grants() },
-        Request::RevokeGrant { id } => revoke(broker, &id),
+        Request::RevokeGrant { id } => revoke(broker, &id).await,
         Request::Sessions => Reply::Sessions {
             sessions: broker
                 .sessions()
@@ -174,7 +174,7 @@ async fn open_session(
     broker.add(session.clone());
     let fields =
         vec![("project", session.directory.display().to_string().into()), ("policy", policy_name.into())];
-    if let Err(error) = broker.note(&id, "session-opened", fields) {
+    if let Err(error) = broker.note(&id, "session-opened", fields).await {
         broker.end(&id, Default::default()).await;
         return Some(failed(&chain(&error), "check that the state directory is writable and has room"));
     }
@@ -219,12 +219,12 @@ fn parsed(text: &str, origin: &str) -> Result<Policy, PolicyError> {
     Ok(policy)
 }
 
-fn revoke(broker: &Broker, id: &RequestId) -> Reply {
+async fn revoke(broker: &Broker, id: &RequestId) -> Reply {
     let Some(grant) = broker.queue.revoke(id) else {
         return failed(&format!("no grant {id} stands"), "keyhatch grant list names those that do");
     };
     let fields = vec![("grant", id.as_str().into()), ("remote", grant.remote.to_string().into())];
-    if let Err(error) = broker.record(&grant.session, "grant-revoked", fields) {
+    if let Err(error) = broker.record_outcome(&grant.session, "grant-revoked", fields).await {
         // It is gone all the same: less is allowed now, not more.
         tracing::error!(%error, "a revocation could not be recorded");
     }

@@ -55,22 +55,22 @@ pub(super) async fn of(front: &Front, remote: &Remote, spooled: &Spooled) -> Res
         order.quarantine = quarantine.path().join(format!("round-{round}"));
         fs::create_dir(&order.quarantine)?;
         let Inspected { facts, missing, absent } = inspect::inspect(&order, &spooled.file).await?;
-        let settled = || match absent {
+        let settled = async || match absent {
             Some(refusal) => Err(refusal.into()),
-            None => Ok(with_signatures(front, facts)),
+            None => Ok(with_signatures(front, facts).await),
         };
         if missing.is_empty() || round == ROUNDS {
             keep(&base_packs(&order.quarantine), &kept);
-            return settled();
+            return settled().await;
         }
         let base = quarantine.path().join(format!("base-{round}.pack"));
         let mut file = File::create_new(&base)?;
         match upstream.fetch_bases(&missing, order.object_format, (&mut file, pack_bytes)).await {
             Ok(true) => order.bases.push(base),
-            Ok(false) => return settled(),
+            Ok(false) => return settled().await,
             Err(error) => {
                 tracing::info!(%remote, error = %chain(&error), "upstream did not send what a push builds on");
-                return settled();
+                return settled().await;
             }
         }
         round += 1;
@@ -78,7 +78,7 @@ pub(super) async fn of(front: &Front, remote: &Remote, spooled: &Spooled) -> Res
 }
 
 /// Says which signatures this broker made, for these very commits and tags.
-fn with_signatures(front: &Front, mut facts: Facts) -> Facts {
+async fn with_signatures(front: &Front, mut facts: Facts) -> Facts {
     let commits = facts.commits.iter_mut().filter_map(|commit| commit.signature.as_mut());
     let tags = facts.tags.iter_mut().filter_map(|tag| tag.signature.as_mut());
     let carried: Vec<&mut CarriedSignature> = commits.chain(tags).collect();
@@ -86,7 +86,7 @@ fn with_signatures(front: &Front, mut facts: Facts) -> Facts {
     if wanted.is_empty() {
         return facts;
     }
-    let found = front.broker.made.find(&wanted, &front.broker.paths.audit());
+    let found = front.broker.made.find(&wanted, &front.broker.paths.audit()).await;
     for signature in carried {
         let digests = (signature.covered.clone(), signature.digest.clone());
         if let Some(MadeSignature { format, key, record }) = found.get(&digests).cloned() {

@@ -80,7 +80,7 @@ pub(super) async fn admitted(front: &Front, remote: &Remote) -> Result<Terms, St
         Judged::Denied(reason) => {
             let text = format!("fetch denied: {}\nhint: {}", reason.text, reason.hint);
             let fields = vec![("remote", remote.to_string().into()), ("reason", reason.text.into())];
-            front.broker.record(&session.id, "fetch-denied", fields).map_err(|e| e.to_string())?;
+            front.broker.refuse(&session.id, "fetch-denied", fields).await;
             return Err(text);
         }
         Judged::Ask(operation, terms) => {
@@ -103,7 +103,7 @@ pub(super) async fn admitted(front: &Front, remote: &Remote) -> Result<Terms, St
         ("rule", approved.terms().rule.clone().into()),
         ("digest", approved.digest().as_str().into()),
     ];
-    front.broker.record(&session.id, "fetch-allowed", fields).map_err(|e| e.to_string())?;
+    front.broker.record(&session.id, "fetch-allowed", fields).await.map_err(|e| e.to_string())?;
     let terms = approved.terms().clone();
     session.remember_fetch(remote, Admitted { terms: terms.clone(), until: Instant::now() + FETCH_LASTS });
     Ok(terms)

@@ -36,9 +36,7 @@ pub(super) async fn advertise(front: Front, remote: Remote, request: Request) ->
     let session = &front.session;
     if let Some(reason) = judge_remote(&session.policy, &session.project, PolicyService::Push, &remote) {
         let fields = vec![("remote", remote.to_string().into()), ("reason", reason.text.clone().into())];
-        if let Err(error) = front.broker.record(&session.id, "push-denied", fields) {
-            tracing::error!(%error, "a denial could not be recorded");
-        }
+        front.broker.refuse(&session.id, "push-denied", fields).await;
         return refuse(&format!("push denied: {}\nhint: {}", reason.text, reason.hint));
     }
     let credential = push_credential(&session.policy, &session.project, &remote);
@@ -88,13 +86,13 @@ pub(super) async fn receive_pack(front: Front, remote: Remote, request: Request)
             let reason = format!("keyhatch: {error}");
             let reasons: Vec<_> =
                 claim.updates.iter().map(|u| (u.ref_name.to_string(), reason.clone())).collect();
-            record_denial(&front, &remote, &claim.updates, &reasons);
+            record_denial(&front, &remote, &claim.updates, &reasons).await;
             let answer = report::refusal(&claim, |_| reason.clone());
             return served(Service::ReceivePack, "result", Body::from(answer));
         }
         Ok(Arrived::Dropped(claim, Dropped::Refused)) => {
             let reasons = forbidden(&front, &remote, &claim).unwrap_or_default();
-            record_denial(&front, &remote, &claim.updates, &reasons);
+            record_denial(&front, &remote, &claim.updates, &reasons).await;
             return served(Service::ReceivePack, "result", Body::from(refusal(&claim, &reasons)));
         }
         Ok(Arrived::Push(spooled)) => {
@@ -159,13 +157,10 @@ fn refusal(claim: &PushClaim, reasons: &[(String, String)]) -> Bytes {
     })
 }
 
-fn record_denial(front: &Front, remote: &Remote, updates: &[RefUpdate], reasons: &[(String, String)]) {
+async fn record_denial(front: &Front, remote: &Remote, updates: &[RefUpdate], reasons: &[(String, String)]) {
     let fields =
         vec![("remote", remote.to_string().into()), ("updates", json!(updates)), ("reasons", json!(reasons))];
-    // Nothing was sent: a denial that cannot be recorded is still a denial.
-    if let Err(error) = front.broker.record(&front.session.id, "push-denied", fields) {
-        tracing::error!(%error, "a denial could not be recorded");
-    }
+    front.broker.refuse(&front.session.id, "push-denied", fields).await;
 }
 
 /// The waiting client.
@@ -216,9 +211,7 @@ impl Push {
             ("updates", json!(claim.updates)),
             ("reason", reason.clone().into()),
         ];
-        if let Err(error) = self.front.broker.record(&self.front.session.id, "push-refused", fields) {
-            tracing::error!(%error, "a refusal could not be recorded");
-        }
+        self.front.broker.refuse(&self.front.session.id, "push-refused", fields).await;
         self.client.send(report::refusal(&claim, |_| reason.clone())).await;
     }
 
@@ -287,13 +280,13 @@ impl Push {
         let session = &self.front.session;
         let mut fields = described(&self.remote, &approved, &spooled);
         if let Some(certificate) = &spooled.claim.certificate {
-            fields.push(("certificate", self.certificate(certificate)));
+            fields.push(("certificate", self.certificate(certificate).await));
         }
         let unrecorded = |error: crate::audit::AuditError| {
             tracing::error!(%error, "a push could not be recorded, so it was not made");
-            NotSent::Refused("keyhatch: the audit log cannot be written".into())
+            NotSent::Refused(format!("keyhatch: {error}"))
         };
-        self.front.broker.record(&session.id, "push-sending", fields.clone()).map_err(unrecorded)?;
+        self.front.broker.record(&session.id, "push-sending", fields.clone()).await.map_err(unrecorded)?;
         let claim = &spooled.claim;
         let mut answer = match self.send(&approved, &spooled).await {
             Ok(answer) => answer,
@@ -302,7 +295,7 @@ impl Push {
                 let reason = format!("keyhatch: {}", first_line(&error.for_session()));
                 fields.push(("outcome", json!("not-sent")));
                 fields.push(("error", error.to_string().into()));
-                self.record_after(fields);
+                self.record_after(fields).await;
                 return Err(NotSent::Refused(reason));
             }
         };
@@ -316,7 +309,7 @@ impl Push {
                     // Before the client knows: its session may be closed at once, and its report says what was pushed.
                     if !recorded && outcome.is_whole() {
                         recorded = true;
-                        self.record_after(answered(fields.clone(), true, &outcome.lines()));
+                        self.record_after(answered(fields.clone(), true, &outcome.lines())).await;
                     }
                     // A client that left now does not stop what was approved and sent.
                     self.client.send(bytes).await;
@@ -331,7 +324,7 @@ impl Push {
         let lines = outcome.lines();
         if !recorded {
             let known = !broken && !lines.is_empty() || !claim.report_status;
-            self.record_after(answered(fields, known, &lines));
+            self.record_after(answered(fields, known, &lines)).await;
         }
         if lines.is_empty() && claim.report_status {
             let text = "keyhatch: upstream broke off; whether it took the push is unknown: fetch to see";
@@ -341,9 +334,9 @@ impl Push {
     }
 
     /// Whose promise a signed push makes.
-    fn certificate(&self, certificate: &Certificate) -> Value {
+    async fn certificate(&self, certificate: &Certificate) -> Value {
         let broker = &self.front.broker;
-        let found = broker.made.find(std::slice::from_ref(&certificate.digests), &broker.paths.audit());
+        let found = broker.made.find(std::slice::from_ref(&certificate.digests), &broker.paths.audit()).await;
         match found.get(&certificate.digests) {
             Some(made) => json!({"is": "ours", "key": made.key, "record": made.record}),
             None => json!({"is": "foreign", "signature": certificate.digests.1}),
@@ -373,9 +366,10 @@ impl Push {
         }
     }
 
-    fn record_after(&self, fields: Vec<(&'static str, Value)>) {
+    async fn record_after(&self, fields: Vec<(&'static str, Value)>) {
         // It has been sent: what cannot be recorded any more is said in the log, and "push-sending" stands.
-        if let Err(error) = self.front.broker.record(&self.front.session.id, "push-sent", fields) {
+        let recorded = self.front.broker.record_outcome(&self.front.session.id, "push-sent", fields).await;
+        if let Err(error) = recorded {
             tracing::error!(%error, "a push was sent, but its outcome could not be recorded");
         }
     }

@@ -71,7 +71,7 @@ pub(super) async fn answer(
             wire.finish(&signature.armoured).await
         }
         Err(NotSigned { reason, hint }) => {
-            signing.record_refusal(&asked, &payload, &reason);
+            signing.record_refusal(&asked, &payload, &reason).await;
             wire.say(&format!("keyhatch: not signed: {reason}")).await;
             wire.say(&format!("hint: {hint}")).await;
             wire.fail().await
@@ -114,7 +114,7 @@ impl Signing<'_> {
         };
         let signing = session.signing.sign(broker, &approved, &signable, &self.voice);
         let signature = signing.await.map_err(sign_error)?;
-        self.record(&approved, &signature)?;
+        self.record(&approved, &signature).await?;
         Ok(signature)
     }
 
@@ -159,7 +159,7 @@ impl Signing<'_> {
     }
 
     /// Records the signature before it leaves: one that cannot be recorded is not given away.
-    fn record(&self, approved: &Approved<Operation>, signature: &Signature) -> Result<(), NotSigned> {
+    async fn record(&self, approved: &Approved<Operation>, signature: &Signature) -> Result<(), NotSigned> {
         let Operation::Sign(sign) = approved.operation() else { return Ok(()) };
         let facts = &sign.facts;
         let authority = match approved.authority() {
@@ -184,26 +184,23 @@ impl Signing<'_> {
             ("digest", approved.digest().as_str().into()),
             ("pid", json!(self.peer)),
         ];
-        let record = self.broker.record(&self.session.id, "signed", fields).map_err(|error| {
+        let record = self.broker.record(&self.session.id, "signed", fields).await.map_err(|error| {
             tracing::error!(%error, "a signature could not be recorded, so it was not given away");
-            NotSigned::new("the audit log cannot be written", "the user checks the host's state directory")
+            NotSigned::new(error.to_string(), "the user checks the host's state directory")
         })?;
         let made = MadeSignature { format: facts.format, key: facts.key.clone(), record };
         self.broker.made.remember(digests, made);
         Ok(())
     }
 
-    fn record_refusal(&self, asked: &Asked, payload: &[u8], reason: &str) {
+    async fn record_refusal(&self, asked: &Asked, payload: &[u8], reason: &str) {
         let fields = vec![
             ("format", json!(asked.format)),
             ("covered", digest(payload).into()),
             ("reason", reason.into()),
             ("pid", json!(self.peer)),
         ];
-        // Nothing was signed: a refusal that cannot be recorded is still a refusal.
-        if let Err(error) = self.broker.record(&self.session.id, "sign-refused", fields) {
-            tracing::error!(%error, "a refused signature could not be recorded");
-        }
+        self.broker.refuse(&self.session.id, "sign-refused", fields).await;
     }
 }
 

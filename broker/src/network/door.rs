@@ -101,7 +101,7 @@ async fn attempt(
     if network.tally.allowed(name) {
         // Before the first byte goes there; later connections to the same place are in the sum at the end.
         let fields = vec![("destination", name.into())];
-        if let Err(error) = served.broker.record(&served.session.id, "network-allowed", fields) {
+        if let Err(error) = served.broker.record(&served.session.id, "network-allowed", fields).await {
             tracing::error!(%error, "a connection could not be recorded");
             return Err(NoWay::new(NoWayKind::Limit, "it could not be recorded", None));
         }
@@ -193,10 +193,8 @@ async fn note(served: &Served, name: &str, no_way: &NoWay, from: SocketAddr) {
     let event = if miss == Miss::Refused { "network-refused" } else { "network-failed" };
     if first {
         let fields = vec![("destination", name.into()), ("reason", no_way.reason.as_str().into())];
-        if let Err(error) = served.broker.record(&served.session.id, event, fields) {
-            // Nothing was let through; the sum at the end has it too.
-            tracing::error!(%error, "a refusal could not be recorded");
-        }
+        // The sum at the end has it too.
+        served.broker.refuse(&served.session.id, event, fields).await;
     }
     served.find_process(name, from, Table::Stream).await;
 }

@@ -163,7 +163,7 @@ async fn reach(served: &Served, inside: TcpStream, (service, name): (SocketAddr,
     let network = served.network();
     if network.tally.served(name) == 1 {
         let recorded =
-            served.broker.record(&served.session.id, "network-service", vec![("service", name.into())]);
+            served.broker.record(&served.session.id, "network-service", vec![("service", name.into())]).await;
         if let Err(error) = recorded {
             tracing::error!(%error, "a connection to a service could not be recorded");
             return;

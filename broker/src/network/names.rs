@@ -68,9 +68,7 @@ async fn note(served: &Served, question: &Question<'_>, from: SocketAddr) {
     let line = (!listed).then(|| format!("[network] allow = [\"{name}:443\"], or the port that it needs"));
     if served.network().tally.missed(name, Miss::Refused, (&reason, line.as_deref())) {
         let fields = vec![("name", name.into()), ("reason", "asked for by name; nothing is resolved".into())];
-        if let Err(error) = served.broker.record(&served.session.id, "network-refused", fields) {
-            tracing::error!(%error, "a refusal could not be recorded");
-        }
+        served.broker.refuse(&served.session.id, "network-refused", fields).await;
     }
     served.find_process(name, from, Table::Datagram).await;
 }

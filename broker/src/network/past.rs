@@ -16,15 +16,15 @@ use crate::observe::{Attempt, Carrier};
 use crate::session::Session;
 
 /// Counts them all.
-pub fn settle(broker: &Broker, session: &Arc<Session>, attempts: Vec<Attempt>) {
+pub async fn settle(broker: &Arc<Broker>, session: &Arc<Session>, attempts: Vec<Attempt>) {
     for attempt in attempts {
         let host = DestinationHost::Address(attempt.address.ip());
         let Ok(asked) = Destination::new(host, attempt.address.port()) else { continue };
-        settle_one(broker, session, &attempt, &session.network.meant(&asked));
+        settle_one(broker, session, &attempt, &session.network.meant(&asked)).await;
     }
 }
 
-fn settle_one(broker: &Broker, session: &Session, attempt: &Attempt, meant: &Destination) {
+async fn settle_one(broker: &Arc<Broker>, session: &Session, attempt: &Attempt, meant: &Destination) {
     let (network, tally) = (&session.network, &session.network.tally);
     let (name, reason, line) = match attempt.carrier {
         Carrier::Udp => (
@@ -50,9 +50,7 @@ fn settle_one(broker: &Broker, session: &Session, attempt: &Attempt, meant: &Des
     }
     if first {
         let fields = vec![("destination", name.into()), ("reason", reason.into())];
-        if let Err(error) = broker.record(&session.id, "network-refused", fields) {
-            tracing::error!(%error, "a refusal could not be recorded");
-        }
+        broker.refuse(&session.id, "network-refused", fields).await;
     }
 }
 

@@ -148,7 +148,7 @@ impl Connection {
         match agent::parse(message) {
             Ok(AgentRequest::List) => self.list(),
             Ok(AgentRequest::Bind { host_key, session, signature, forwarding }) => {
-                self.bind((host_key, session, signature), forwarding)
+                self.bind((host_key, session, signature), forwarding).await
             }
             Ok(AgentRequest::Sign { key, data, flags }) => match self.login(key, data, flags).await {
                 Ok(signature) => {
@@ -156,10 +156,10 @@ impl Connection {
                     agent::put(&mut answer, &signature);
                     answer
                 }
-                Err(why) => self.refused(&why),
+                Err(why) => self.refused(&why).await,
             },
-            Ok(AgentRequest::Other) => self.refused("only listing and logging in are served"),
-            Err(error) => self.refused(&error.to_string()),
+            Ok(AgentRequest::Other) => self.refused("only listing and logging in are served").await,
+            Err(error) => self.refused(&error.to_string()).await,
         }
     }
 
@@ -176,7 +176,11 @@ impl Connection {
     }
 
     /// Binds the connection to the server that signed its session's id.
-    fn bind(&mut self, (host_key, session, signature): (&[u8], &[u8], &[u8]), forwarding: bool) -> Vec<u8> {
+    async fn bind(
+        &mut self,
+        (host_key, session, signature): (&[u8], &[u8], &[u8]),
+        forwarding: bool,
+    ) -> Vec<u8> {
         let host = if forwarding {
             Err("this ssh-agent is not forwarded to another machine".to_owned())
         } else if !matches!(self.bound, Binding::None) {
@@ -191,7 +195,7 @@ impl Connection {
             }
             Err(why) => {
                 self.bound = Binding::Refused;
-                self.refused(&why)
+                self.refused(&why).await
             }
         }
     }
@@ -228,8 +232,8 @@ impl Connection {
             ("key", named.fingerprint().into()),
             ("pid", json!(self.stream.peer_cred().ok().and_then(|peer| peer.pid()))),
         ];
-        let recorded = self.facade.broker.record(&self.facade.session.id, "login-signed", fields);
-        recorded.map_err(|_| "the audit log cannot be written")?;
+        let recorded = self.facade.broker.record(&self.facade.session.id, "login-signed", fields).await;
+        recorded.map_err(|error| error.to_string())?;
         Ok(bytes)
     }
 
@@ -245,11 +249,9 @@ impl Connection {
         Ok((host_key, hosts::named(&self.facade.policy.hosts, &key)?))
     }
 
-    fn refused(&self, why: &str) -> Vec<u8> {
+    async fn refused(&self, why: &str) -> Vec<u8> {
         let fields = vec![("reason", why.into())];
-        if let Err(error) = self.facade.broker.record(&self.facade.session.id, "login-refused", fields) {
-            tracing::error!(%error, "a refused login could not be recorded");
-        }
+        self.facade.broker.refuse(&self.facade.session.id, "login-refused", fields).await;
         vec![FAILURE]
     }
 }
