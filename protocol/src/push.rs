@@ -186,6 +186,12 @@ pub enum RiskKind {
     BadSignature,
     /// A commit's text is in another encoding than UTF-8, or git shows other words than its bytes spell.
     Encoding,
+    /// `.mailmap`: git shows other names for authors than their commits have.
+    Mailmap,
+    /// A tag's ref has another name than the tag itself.
+    TagName,
+    /// A header that has another program read another tree than git's.
+    OtherTree,
 }
 
 impl RiskKind {
@@ -208,6 +214,9 @@ impl RiskKind {
             Self::PushOption => "push-option",
             Self::BadSignature => "bad-signature",
             Self::Encoding => "encoding",
+            Self::Mailmap => "mailmap",
+            Self::TagName => "tag-name",
+            Self::OtherTree => "other-tree",
         }
     }
 }

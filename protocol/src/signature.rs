@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ChangedFile, Identity, ObjectId, RefUpdate, Remote};
+use crate::{ChangedFile, Identity, ObjectId, RefUpdate, Remote, Risk};
 
 /// Which kind of signature, by git's own `gpg.format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -80,12 +80,16 @@ pub struct SignFacts {
     pub author: Option<Identity>,
     /// A commit's first paragraph, or a tag's first line, at most 200 bytes; text that the session wrote.
     pub subject: String,
+    /// What follows of the message, at most 4 KiB; text that the session wrote.
+    pub body: String,
     /// The encoding of a commit's text, where that is not UTF-8: a risk.
     pub encoding: Option<String>,
+    /// Why it may be read otherwise than it is shown.
+    pub risks: Vec<Risk>,
     /// What a tag names.
-    pub tag: Option<TagPromise>,
+    pub tag: Option<Box<TagPromise>>,
     /// What a push certificate promises.
-    pub certificate: Option<PushPromise>,
+    pub certificate: Option<Box<PushPromise>>,
     /// What a commit follows, or what a tag points at.
     pub parents: Vec<ObjectId>,
     /// What a commit holds.

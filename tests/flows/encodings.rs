@@ -29,6 +29,7 @@ struct Printed {
     author: (Vec<u8>, Vec<u8>),
     committer: (Vec<u8>, Vec<u8>),
     subject: Vec<u8>,
+    body: Vec<u8>,
 }
 
 /// Writes the objects into a repository, as they are, and has `git log` print each.
@@ -59,7 +60,7 @@ fn printed(repository: &Path, objects: &[Vec<u8>]) -> Vec<Printed> {
     };
     let names = git(&["hash-object", "-t", "commit", "-w", "--literally", "--stdin-paths"], &paths);
     let names = String::from_utf8(names).expect("names");
-    let format = "--format=%an%x00%ae%x00%cn%x00%ce%x00%s";
+    let format = "--format=%an%x00%ae%x00%cn%x00%ce%x00%s%x00%b";
     let shown = git(&["log", "-z", "--no-walk=unsorted", "--no-use-mailmap", "--stdin", format], &names);
     let mut fields = shown.split(|byte| *byte == 0).map(<[u8]>::to_vec);
     let mut next = || fields.next().expect("a field");
@@ -68,7 +69,12 @@ fn printed(repository: &Path, objects: &[Vec<u8>]) -> Vec<Printed> {
     assert_eq!(distinct.len(), objects.len(), "the objects differ from each other");
     objects
         .iter()
-        .map(|_| Printed { author: (next(), next()), committer: (next(), next()), subject: next() })
+        .map(|_| Printed {
+            author: (next(), next()),
+            committer: (next(), next()),
+            subject: next(),
+            body: next(),
+        })
         .collect()
 }
 
@@ -97,6 +103,7 @@ fn compare(objects: &[Vec<u8>], printed: &[Printed]) -> usize {
             (&said.committer.name, &printed.committer.0),
             (&said.committer.email, &printed.committer.1),
             (&said.subject, &printed.subject),
+            (&said.body, &printed.body),
         ];
         for (said, printed) in all {
             assert!(same(said, printed), "{said:?} is {}: {}", printed.escape_ascii(), object.escape_ascii());

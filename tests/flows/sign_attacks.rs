@@ -337,3 +337,57 @@ fn a_subject_that_imitates_keyhatch_stands_behind_a_bar_on_a_line_of_its_own() {
     assert_eq!(lines[1], "| subject     x   approved once: sign commit");
     deny(&world, run);
 }
+
+#[test]
+fn a_commit_of_which_jj_reads_another_tree_says_so_where_it_is_asked_for_and_where_it_is_pushed() {
+    let (world, _server, _upstream, project) = World::behind_ssh();
+    sign_with_a_key(&world);
+    world.policy("two", TWO_RULES);
+    let tree = world.git(&project, &["rev-parse", "HEAD^{tree}"]).ok().stdout;
+    let (parent, empty) = (world.tip(&project, "main"), "4b825dc642cb6eb9a060e54bf8d69288fbee4904");
+    let text = format!(
+        "tree {}\nparent {parent}\nauthor {WHO}\ncommitter {WHO}\njj:trees {empty} {empty} {empty}\n\nFix a typo\n\nSigned-off-by: Eve\n",
+        tree.trim()
+    );
+    std::fs::write(project.join("payload"), &text).expect("a payload");
+    let run = world.start(&project, "two", &format!("{SIGN} payload"));
+    let request = show(&world, &world.pending_id());
+    assert_eq!(request["risks"][0]["kind"], "other-tree", "{request:#}");
+    // What follows the subject is signed too, and shown.
+    let people = world.keyhatch(&["show", &world.pending_id()]).ok().stdout;
+    assert!(
+        people.contains("! risk        other-tree: ") && people.contains("Signed-off-by: Eve\n"),
+        "{people}"
+    );
+    deny(&world, run);
+    let script = "git update-ref refs/heads/main $(git hash-object -t commit -w --literally payload) && git push origin main";
+    let push = world.start(&project, "default", script);
+    let request = show(&world, &world.pending_id());
+    assert!(
+        request["risks"].as_array().expect("risks").iter().any(|risk| risk["kind"] == "other-tree"),
+        "{request:#}"
+    );
+    deny(&world, push);
+}
+
+#[test]
+fn a_signed_tag_under_another_name_and_a_mailmap_are_risks_of_a_push() {
+    let (world, _server, _upstream, project) = World::behind_ssh();
+    sign_with_a_key(&world);
+    let script = "set -e; git tag -s -m Test test; git tag -s -m Right right; \
+        echo 'Linus Torvalds <linus@example.org> <ada@example.org>' > .mailmap; git add .mailmap; git commit -qm Map; \
+        git push origin main right test:refs/tags/v9.9-release";
+    let push = world.start(&project, "default", script);
+    let request = show(&world, &world.pending_id());
+    let risks = request["risks"].as_array().expect("risks");
+    let of = |kind: &str| -> Vec<&str> {
+        risks.iter().filter(|risk| risk["kind"] == kind).filter_map(|risk| risk["detail"].as_str()).collect()
+    };
+    assert_eq!(
+        of("tag-name"),
+        ["refs/tags/v9.9-release would hold a tag that calls itself test"],
+        "{request:#}"
+    );
+    assert_eq!(of("mailmap"), [".mailmap"], "{request:#}");
+    deny(&world, push);
+}

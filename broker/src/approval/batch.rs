@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use keyhatch_policies::{Operation, SignOperation, Terms};
-use keyhatch_protocol::{Identity, RequestId, SessionId, SignFacts, SignableKind, SignatureFormat};
+use keyhatch_protocol::{Identity, RequestId, Risk, SessionId, SignFacts, SignableKind, SignatureFormat};
 
 /// How long an answer covers what follows: a long rebase with tests in between.
 pub const BATCH_LASTS: Duration = Duration::from_secs(10 * 60);
@@ -27,6 +27,7 @@ struct Common {
     committer: Option<Identity>,
     author: Option<Identity>,
     encoding: Option<String>,
+    risks: Vec<Risk>,
 }
 
 impl Common {
@@ -41,7 +42,9 @@ impl Common {
             speaker,
             author,
             encoding,
+            risks,
             subject: _,
+            body: _,
             tag: _,
             certificate: _,
             parents: _,
@@ -58,6 +61,7 @@ impl Common {
                 committer: speaker.clone(),
                 author: author.clone(),
                 encoding: encoding.clone(),
+                risks: risks.clone(),
             }),
         }
     }
@@ -170,7 +174,7 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use keyhatch_policies::CredentialChoice;
-    use keyhatch_protocol::{ObjectFormat, ObjectId, PushPromise, Remote, TagPromise};
+    use keyhatch_protocol::{ObjectFormat, ObjectId, PushPromise, Remote, RiskKind, TagPromise};
 
     use super::*;
 
@@ -183,13 +187,19 @@ mod tests {
             speaker: Some(who("ada")),
             author: Some(who("bob")),
             subject: "s".into(),
+            body: String::new(),
             encoding: None,
+            risks: Vec::new(),
             tag: None,
             certificate: None,
             parents: Vec::new(),
             tree: None,
             covered: "1".into(),
         }
+    }
+
+    const fn nobody() -> Identity {
+        Identity { name: String::new(), email: String::new() }
     }
 
     fn terms(rule: &str) -> Terms {
@@ -263,22 +273,27 @@ mod tests {
         Change { of_content: false, make: |case| case.facts.speaker = None },
         Change {
             of_content: false,
-            make: |case| case.facts.speaker.as_mut().expect("one").name = "eve".into(),
+            make: |case| case.facts.speaker.get_or_insert_with(nobody).name = "eve".into(),
         },
         Change {
             of_content: false,
-            make: |case| case.facts.speaker.as_mut().expect("one").email = "e@x".into(),
+            make: |case| case.facts.speaker.get_or_insert_with(nobody).email = "e@x".into(),
         },
         Change { of_content: false, make: |case| case.facts.author = None },
         Change {
             of_content: false,
-            make: |case| case.facts.author.as_mut().expect("one").name = "eve".into(),
+            make: |case| case.facts.author.get_or_insert_with(nobody).name = "eve".into(),
         },
         Change {
             of_content: false,
-            make: |case| case.facts.author.as_mut().expect("one").email = "e@x".into(),
+            make: |case| case.facts.author.get_or_insert_with(nobody).email = "e@x".into(),
         },
         Change { of_content: false, make: |case| case.facts.encoding = Some("ISO-8859-1".into()) },
+        Change { of_content: true, make: |case| case.facts.body = "b".into() },
+        Change {
+            of_content: false,
+            make: |case| case.facts.risks = vec![Risk { kind: RiskKind::OtherTree, detail: "d".into() }],
+        },
         Change { of_content: false, make: |case| case.facts.kind = SignableKind::Tag },
         Change { of_content: false, make: |case| case.facts.kind = SignableKind::PushCertificate },
     ];
@@ -312,17 +327,21 @@ mod tests {
         for kind in [SignableKind::Tag, SignableKind::PushCertificate] {
             let mut batches = Batches::default();
             let mut case = Case::new(kind);
-            case.facts.tag = (kind == SignableKind::Tag).then(|| TagPromise {
-                name: "v1".into(),
-                object: ObjectId::zero(ObjectFormat::Sha1),
-                object_type: "commit".into(),
+            case.facts.tag = (kind == SignableKind::Tag).then(|| {
+                Box::new(TagPromise {
+                    name: "v1".into(),
+                    object: ObjectId::zero(ObjectFormat::Sha1),
+                    object_type: "commit".into(),
+                })
             });
-            case.facts.certificate = (kind == SignableKind::PushCertificate).then(|| PushPromise {
-                remote: Remote::parse("https://h/r").expect("a remote"),
-                nonce: Some("1-x".into()),
-                updates: Vec::new(),
-                update_count: 0,
-                push_options: Vec::new(),
+            case.facts.certificate = (kind == SignableKind::PushCertificate).then(|| {
+                Box::new(PushPromise {
+                    remote: Remote::parse("https://h/r").expect("a remote"),
+                    nonce: Some("1-x".into()),
+                    updates: Vec::new(),
+                    update_count: 0,
+                    push_options: Vec::new(),
+                })
             });
             for answer in [Ok(id()), Err(None)] {
                 case.answered(&mut batches, answer, now);

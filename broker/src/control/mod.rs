@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use keyhatch_policies::rules::{FileInside, Mount};
 use keyhatch_policies::{CredentialChoice, Operation};
 use keyhatch_protocol::{
-    ChangedFile, CommitFact, RequestId, Risk, RiskKind, SessionId, SignFacts, TagFact, UpdateFact,
+    ChangedFile, CommitFact, RequestId, Risk, SessionId, SignFacts, TagFact, UpdateFact,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
@@ -417,10 +417,7 @@ impl RequestView {
                 view.operation = "sign".into();
                 view.signature = Some(sign.facts.clone());
                 view.batch = Question { sign, terms: &asked.terms }.opens_batch();
-                view.risks.extend(sign.facts.encoding.as_ref().map(|name| Risk {
-                    kind: RiskKind::Encoding,
-                    detail: format!("its text is in {name}, and shown as git shows it"),
-                }));
+                view.risks.clone_from(&sign.facts.risks);
                 view.once_only = true;
                 if let Some(changes) = &sign.changes {
                     view.changes_known = true;

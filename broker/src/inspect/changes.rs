@@ -363,6 +363,8 @@ fn kind_of_path(path: &str) -> Option<RiskKind> {
         Some(RiskKind::CiWorkflow)
     } else if name == ".gitmodules" {
         Some(RiskKind::Submodule)
+    } else if lower == ".mailmap" {
+        Some(RiskKind::Mailmap)
     } else if name == ".gitattributes" {
         Some(RiskKind::Gitattributes)
     } else if hook_directory.iter().any(|directory| lower.starts_with(directory)) || hook_file.contains(&name)
@@ -406,6 +408,8 @@ mod tests {
     fn files_that_programs_act_on_are_named_whatever_their_case() {
         assert_eq!(kind_of_path(".GitHub/Workflows/x.yml"), Some(RiskKind::CiWorkflow));
         assert_eq!(kind_of_path("sub/.gitmodules"), Some(RiskKind::Submodule));
+        assert_eq!(kind_of_path(".mailmap"), Some(RiskKind::Mailmap));
+        assert_eq!(kind_of_path("sub/.mailmap"), None, "git reads the one at the top");
         assert_eq!(kind_of_path("src/main.rs"), None);
     }
 }

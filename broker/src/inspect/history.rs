@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use git2::{ObjectType, Oid, Repository};
-use keyhatch_protocol::signable::{CommitText, escaped};
+use keyhatch_protocol::signable::{CommitText, MAX_TEXT, escaped};
 use keyhatch_protocol::{
-    CarriedSignature, CommitFact, Identity, RefUpdate, Risk, RiskKind, SignatureFact, TagFact, UpdateFact,
-    UpdateKind,
+    CarriedSignature, CommitFact, Identity, RefName, RefUpdate, Risk, RiskKind, SignatureFact, TagFact,
+    UpdateFact, UpdateKind,
 };
 
 use super::child::failed;
@@ -52,6 +52,7 @@ pub(super) fn of(order: &Order, quarantine: &Quarantine, missing: &mut Missing) 
             let new = quarantine.oid(&update.new)?;
             tips.extend(peeled(repository, new));
             tags(repository, new, &mut history)?;
+            history.risks.extend(misnamed(repository, &update.ref_name, new));
         }
         history.updates.push(UpdateFact {
             ref_name: update.ref_name.clone(),
@@ -187,7 +188,7 @@ fn tags(repository: &Repository, mut oid: Oid, history: &mut History) -> Result<
         && let Ok(tag) = repository.find_tag(oid)
     {
         let signature = signatures::of_tag(repository, oid).map_err(unreadable)?;
-        let name = escaped(tag.name_bytes());
+        let name = escaped(tag.name_bytes(), MAX_TEXT);
         history.risks.extend(signature.as_ref().and_then(|signature| bad(&name, signature)));
         let odb = repository.odb().map_err(unreadable)?;
         let object = odb.read(oid).map_err(unreadable)?;
@@ -201,7 +202,7 @@ fn tags(repository: &Repository, mut oid: Oid, history: &mut History) -> Result<
             oid: Quarantine::id(oid)?,
             name,
             tagger: tag.tagger().as_ref().map(identity),
-            subject: escaped(message.split(|byte| *byte == b'\n').next().unwrap_or_default()),
+            subject: escaped(message.split(|byte| *byte == b'\n').next().unwrap_or_default(), MAX_TEXT),
             signature,
         });
         oid = tag.target_id();
@@ -209,35 +210,48 @@ fn tags(repository: &Repository, mut oid: Oid, history: &mut History) -> Result<
     Ok(())
 }
 
+/// The risk of a tag that stands at a ref of another name: a signature of `test` would be read as one of `v9`.
+fn misnamed(repository: &Repository, ref_name: &RefName, oid: Oid) -> Option<Risk> {
+    let tag = repository.find_tag(oid).ok()?;
+    let wanted = ref_name.as_str().strip_prefix("refs/tags/")?;
+    let detail =
+        format!("{} would hold a tag that calls itself {}", ref_name, escaped(tag.name_bytes(), MAX_TEXT));
+    (tag.name_bytes() != wanted.as_bytes()).then_some(Risk { kind: RiskKind::TagName, detail })
+}
+
 /// Commits that do not read as plain UTF-8, by what is to be said of them.
 #[derive(Default)]
 struct Doubts(BTreeMap<String, Doubtful>);
 
 struct Doubtful {
+    kind: RiskKind,
     first: Oid,
     commits: u64,
 }
 
 impl Doubts {
     fn add(&mut self, oid: Oid, text: &CommitText) {
-        let what = match (&text.doubt, text.encoding) {
-            (Some(doubt), _) => doubt.to_string(),
-            (None, Some(name)) => format!("its text is in {name}, and shown as git shows it"),
-            (None, None) => return,
-        };
+        if text.jj_trees {
+            self.count(oid, RiskKind::OtherTree, CommitText::JJ_TREES.to_owned());
+        }
+        match (&text.doubt, text.encoding) {
+            (Some(doubt), _) => self.count(oid, RiskKind::Encoding, doubt.to_string()),
+            (None, Some(name)) => self.count(oid, RiskKind::Encoding, CommitText::encoded(name)),
+            (None, None) => {}
+        }
+    }
+
+    fn count(&mut self, oid: Oid, kind: RiskKind, what: String) {
         // Names of encodings are the session's to choose: so many, and no more.
         if self.0.len() < MAX_DOUBTS || self.0.contains_key(&what) {
-            self.0.entry(what).or_insert(Doubtful { first: oid, commits: 0 }).commits += 1;
+            self.0.entry(what).or_insert(Doubtful { kind, first: oid, commits: 0 }).commits += 1;
         }
     }
 
     fn risks(self) -> impl Iterator<Item = Risk> {
-        self.0.into_iter().map(|(what, Doubtful { first, commits })| {
+        self.0.into_iter().map(|(what, Doubtful { kind, first, commits })| {
             let more = if commits > 1 { format!(" ({} more)", commits - 1) } else { String::new() };
-            Risk {
-                kind: RiskKind::Encoding,
-                detail: format!("commit {:.8}{more}: {what}", first.to_string()),
-            }
+            Risk { kind, detail: format!("commit {:.8}{more}: {what}", first.to_string()) }
         })
     }
 }
@@ -249,5 +263,5 @@ fn bad(of: &str, signature: &CarriedSignature) -> Option<Risk> {
 }
 
 fn identity(who: &git2::Signature<'_>) -> Identity {
-    Identity { name: escaped(who.name_bytes()), email: escaped(who.email_bytes()) }
+    Identity { name: escaped(who.name_bytes(), MAX_TEXT), email: escaped(who.email_bytes(), MAX_TEXT) }
 }

@@ -187,7 +187,9 @@ impl Signing {
             key,
             author: signable.author(),
             subject: signable.subject(),
+            body: signable.body(),
             encoding: signable.encoding().map(str::to_owned),
+            risks: signable.risks(),
             tag: tag_promise(signable),
             certificate: push_promise(signable)?,
             parents,
@@ -245,21 +247,21 @@ impl Signing {
     }
 }
 
-fn tag_promise(signable: &Signable) -> Option<TagPromise> {
+fn tag_promise(signable: &Signable) -> Option<Box<TagPromise>> {
     let Signable::Tag(tag) = signable else { return None };
     let (name, object) = (tag.name.clone(), tag.object.clone());
-    Some(TagPromise { name, object, object_type: tag.of.word().to_owned() })
+    Some(Box::new(TagPromise { name, object, object_type: tag.of.word().to_owned() }))
 }
 
-fn push_promise(signable: &Signable) -> Result<Option<PushPromise>, SignError> {
+fn push_promise(signable: &Signable) -> Result<Option<Box<PushPromise>>, SignError> {
     let Signable::Certificate(certificate) = signable else { return Ok(None) };
-    Ok(Some(PushPromise {
+    Ok(Some(Box::new(PushPromise {
         remote: certificate.remote().ok_or(SignError::NoPushee)?,
         nonce: certificate.nonce.clone(),
         updates: certificate.updates.iter().take(PushPromise::LISTED).cloned().collect(),
         update_count: certificate.updates.len() as u64,
         push_options: certificate.push_options.clone(),
-    }))
+    })))
 }
 
 /// SHA-256 in hexadecimal: how audit records name bytes.

@@ -7,8 +7,10 @@ use super::written;
 use crate::approval::{BATCH_HOLDS, BATCH_LASTS};
 use crate::control::RequestView;
 
-/// Parents and commands that are listed; the counts are whole.
+/// Parents that are listed; the count is whole.
 const LISTED: usize = 4;
+/// Lines of a message that are shown.
+const LINES: usize = 20;
 
 /// In a few words, for lists. Nothing in it is the session's to choose.
 pub(super) fn words(facts: &SignFacts) -> String {
@@ -69,6 +71,10 @@ pub(super) fn request(request: &RequestView, facts: &SignFacts) -> String {
         say(written("tag", &tag.name));
     }
     say(written("subject", &facts.subject));
+    facts.body.lines().take(LINES).for_each(|line| say(written("", line)));
+    if facts.body.lines().count() > LINES {
+        say("              … and more lines".to_owned());
+    }
     if let Some(who) = &facts.author {
         say(written("author", &person(who)));
     }

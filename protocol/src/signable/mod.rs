@@ -20,9 +20,9 @@ pub use encoding::{Encoding, SingleByte};
 pub use person::Person;
 pub use signed::{SignedObject, split_commit, split_tag};
 pub use tag::{Tag, TaggedType};
-pub use text::{CommitText, MAX_TEXT, TextDoubt, escaped};
+pub use text::{CommitText, MAX_BODY, MAX_TEXT, TextDoubt, escaped};
 
-use crate::{Identity, SignableKind, SignatureFormat};
+use crate::{Identity, Risk, RiskKind, SignableKind, SignatureFormat};
 
 /// Most bytes that can be signed: a commit with a hundred merged tags has 64 KiB.
 pub const MAX_SIGNABLE: usize = 1024 * 1024;
@@ -162,6 +162,32 @@ impl Signable {
         match self {
             Self::Commit(commit) => commit.text().encoding,
             Self::Tag(_) | Self::Certificate(_) => None,
+        }
+    }
+
+    /// Why a reader may see something else than what is shown of it.
+    #[must_use]
+    pub fn risks(&self) -> Vec<Risk> {
+        let Self::Commit(commit) = self else { return Vec::new() };
+        let text = commit.text();
+        let encoding =
+            text.encoding.map(|name| Risk { kind: RiskKind::Encoding, detail: CommitText::encoded(name) });
+        let trees = text
+            .jj_trees
+            .then(|| Risk { kind: RiskKind::OtherTree, detail: CommitText::JJ_TREES.to_owned() });
+        encoding.into_iter().chain(trees).collect()
+    }
+
+    /// What follows the first line or paragraph of its message, at most [`MAX_BODY`] bytes.
+    #[must_use]
+    pub fn body(&self) -> String {
+        match self {
+            Self::Commit(commit) => commit.text().body,
+            Self::Tag(tag) => {
+                let after = tag.message.splitn(2, |byte| *byte == b'\n').nth(1).unwrap_or_default();
+                escaped(after, MAX_BODY)
+            }
+            Self::Certificate(_) => String::new(),
         }
     }
 

@@ -10,6 +10,8 @@ use crate::Identity;
 
 /// Longest subject, name or address in bytes; what is longer ends in `…`.
 pub const MAX_TEXT: usize = 200;
+/// Longest body in bytes; what is longer ends in `…`.
+pub const MAX_BODY: usize = 4096;
 /// Most bytes of text that are written as `\x46`.
 const MAX_ESCAPED: usize = 40;
 
@@ -22,6 +24,10 @@ pub struct CommitText {
     pub committer: Identity,
     /// The first paragraph of its message, as one line.
     pub subject: String,
+    /// What follows of its message, with its lines.
+    pub body: String,
+    /// Whether it has jj's header `jj:trees`: jj takes these trees for its content, in place of the tree that git shows.
+    pub jj_trees: bool,
     /// The encoding of its text, where it is known and not UTF-8.
     pub encoding: Option<&'static str>,
     /// Why git may show other words than these.
@@ -52,6 +58,15 @@ pub enum TextDoubt {
 }
 
 impl CommitText {
+    /// What is said of one with the header `jj:trees`.
+    pub const JJ_TREES: &str = "it has the header jj:trees: jj reads those trees, git the one that is shown";
+
+    /// What is said of one in another encoding than UTF-8 that is known.
+    #[must_use]
+    pub fn encoded(name: &str) -> String {
+        format!("its text is in {name}, and shown as git shows it")
+    }
+
     /// Reads a commit object.
     #[must_use]
     pub fn of(object: &[u8]) -> Self {
@@ -60,24 +75,24 @@ impl CommitText {
         let bytes = &object[..end.unwrap_or(object.len())];
         let named = encoding_header(bytes);
         let Some(encoding) = named.map_or(Some(Encoding::Utf8), Encoding::named) else {
-            let name = escaped(named.unwrap_or_default());
+            let name = escaped(named.unwrap_or_default(), MAX_TEXT);
             let doubt = TextDoubt::UnknownEncoding { name };
-            return Self { doubt: Some(doubt), ..Self::read(bytes, hexadecimal) };
+            return Self { doubt: Some(doubt), ..Self::read(bytes, |bytes, _| hexadecimal(bytes)) };
         };
         let Some(decoded) = encoding.decode(bytes) else {
             let doubt = TextDoubt::NotText { name: encoding.name() };
             return Self { doubt: Some(doubt), ..Self::read(bytes, escaped) };
         };
-        let whole = Self::read(decoded.as_bytes(), |bytes| cut(&String::from_utf8_lossy(bytes)));
+        let whole = Self::read(decoded.as_bytes(), |bytes, most| cut(&String::from_utf8_lossy(bytes), most));
         let doubt = if end.is_some() { Some(TextDoubt::Nul) } else { whole.doubt };
         let encoding = (encoding != Encoding::Utf8).then(|| encoding.name());
         Self { encoding, doubt, ..whole }
     }
 
     /// Takes a commit's text apart (git's pretty.c, `parse_commit_header`: the last author counts).
-    fn read(bytes: &[u8], shown: impl Fn(&[u8]) -> String) -> Self {
+    fn read(bytes: &[u8], shown: impl Fn(&[u8], usize) -> String) -> Self {
         let (mut authors, mut committers) = (Vec::new(), Vec::new());
-        let mut message = None;
+        let (mut message, mut jj_trees) = (None, false);
         let mut rest = bytes;
         while !rest.is_empty() {
             let (line, after) = line(rest);
@@ -86,6 +101,7 @@ impl CommitText {
                 message = Some(after);
                 break;
             }
+            jj_trees |= line.starts_with(b"jj:trees");
             authors.extend(line.strip_prefix(b"author "));
             committers.extend(line.strip_prefix(b"committer "));
         }
@@ -94,13 +110,16 @@ impl CommitText {
             let found = lines.last().and_then(|line| person(line));
             doubt |= found.is_none();
             let (name, email) = found.unwrap_or_default();
-            Identity { name: shown(name), email: shown(email) }
+            Identity { name: shown(name, MAX_TEXT), email: shown(email, MAX_TEXT) }
         };
         let (author, committer) = (person(&authors), person(&committers));
+        let (subject, body) = message_parts(message.unwrap_or_default());
         Self {
             author,
             committer,
-            subject: shown(&subject(message.unwrap_or_default())),
+            subject: shown(&subject, MAX_TEXT),
+            body: shown(body, MAX_BODY),
+            jj_trees,
             encoding: None,
             doubt: doubt.then_some(TextDoubt::Malformed),
         }
@@ -123,21 +142,36 @@ fn person(line: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&name[..end], &address[..close]))
 }
 
-/// The first paragraph in one line (git's pretty.c, `format_subject`).
-fn subject(message: &[u8]) -> Vec<u8> {
+/// The first paragraph in one line, and what follows it (git's pretty.c, `format_subject` and `parse_commit_message`).
+fn message_parts(message: &[u8]) -> (Vec<u8>, &[u8]) {
     let mut lines = Vec::new();
-    let mut rest = message;
+    let mut rest = without_blank_lines(message);
     while !rest.is_empty() {
         let (whole, after) = line(rest);
         rest = after;
-        let end = whole.iter().rposition(|byte| !is_space(*byte)).map_or(0, |at| at + 1);
-        match (end, lines.is_empty()) {
-            (0, true) => {}
-            (0, false) => break,
-            _ => lines.push(&whole[..end]),
+        let end = text_end(whole);
+        if end == 0 {
+            break;
         }
+        lines.push(&whole[..end]);
     }
-    lines.join(&b' ')
+    (lines.join(&b' '), without_blank_lines(rest))
+}
+
+fn without_blank_lines(mut text: &[u8]) -> &[u8] {
+    while !text.is_empty() {
+        let (first, after) = line(text);
+        if text_end(first) > 0 {
+            break;
+        }
+        text = after;
+    }
+    text
+}
+
+/// Where a line's text ends: spaces behind it do not count.
+fn text_end(line: &[u8]) -> usize {
+    line.iter().rposition(|byte| !is_space(*byte)).map_or(0, |at| at + 1)
 }
 
 fn line(bytes: &[u8]) -> (&[u8], &[u8]) {
@@ -151,23 +185,23 @@ const fn is_space(byte: u8) -> bool {
 }
 
 /// Keeps the start of what is too long.
-fn cut(text: &str) -> String {
-    if text.len() <= MAX_TEXT {
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
         return text.to_owned();
     }
-    let end = (0..=MAX_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
     format!("{}…", &text[..end])
 }
 
-/// UTF-8 as it is, every other byte as `\xff`; at most [`MAX_TEXT`] bytes of it.
+/// UTF-8 as it is, every other byte as `\xff`; at most so many bytes of it.
 #[must_use]
-pub fn escaped(bytes: &[u8]) -> String {
+pub fn escaped(bytes: &[u8], most: usize) -> String {
     let mut text = String::new();
-    for chunk in bytes[..bytes.len().min(MAX_TEXT + 1)].utf8_chunks() {
+    for chunk in bytes[..bytes.len().min(most + 1)].utf8_chunks() {
         text.push_str(chunk.valid());
         text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
     }
-    cut(&text)
+    cut(&text, most)
 }
 
 /// Every byte as `\x46`: nobody takes them for the words that git shows.
@@ -191,7 +225,9 @@ mod tests {
     fn a_commit_reads_as_git_shows_it() {
         let text = CommitText::of(&commit("", b"\n \nOne \ntwo\t\n\nBody\n"));
         assert_eq!((&*text.author.name, &*text.author.email), ("Ada", "ada@example.org"));
-        assert_eq!((&*text.subject, text.encoding, text.doubt), ("One two", None, None));
+        assert_eq!((&*text.subject, &*text.body, text.encoding), ("One two", "Body\n", None));
+        assert_eq!((text.doubt, text.jj_trees), (None, false));
+        assert!(CommitText::of(&commit("jj:trees a b c\n", b"x")).jj_trees);
         let latin = CommitText::of(&commit("encoding ISO-8859-1\n", b"caf\xe9"));
         assert_eq!((&*latin.subject, latin.encoding), ("café", Some("ISO-8859-1")));
     }
