@@ -15,11 +15,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("keyhatch-seccomp", &[]),
     ("keyhatch-run", &["keyhatch-protocol", "keyhatch-sandbox-rules", "keyhatch-seccomp"]),
     ("keyhatch-host", &[]),
+    ("keyhatch-cage", &["keyhatch-host", "keyhatch-seccomp"]),
     (
         "keyhatch-broker",
-        &["keyhatch-host", "keyhatch-protocol", "keyhatch-policies", "keyhatch-sandbox-rules"],
+        &[
+            "keyhatch-cage",
+            "keyhatch-host",
+            "keyhatch-policies",
+            "keyhatch-protocol",
+            "keyhatch-sandbox-rules",
+            "keyhatch-seccomp",
+        ],
     ),
-    ("keyhatch-tests", &["keyhatch-protocol"]),
+    ("keyhatch-tests", &["keyhatch-cage", "keyhatch-host", "keyhatch-protocol", "keyhatch-seccomp"]),
 ];
 /// Crates that touch secrets, the network or hostile objects: in the broker's tree alone.
 const BROKER_ONLY: &[&str] =

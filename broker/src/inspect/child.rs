@@ -1,31 +1,32 @@
 //! The confined child's own path: confine, read the order, index, walk, compare, answer.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use keyhatch_cage::{Cage, Limits, Work};
 use keyhatch_protocol::{Facts, SignedChanges, UpdateKind};
 
 use super::quarantine::Quarantine;
-use super::{
-    Answer, CommitErrand, Errand, Inspected, Missing, Order, Refusal, changes, confine, history, reach,
-};
+use super::{Answer, CommitErrand, Errand, Inspected, Missing, Order, Refusal, changes, history, reach};
 
 /// Most bytes of an order: 100,000 advertised tips and 10,000 commands fit.
 const MAX_ORDER: u64 = 32 * 1024 * 1024;
 
-/// Runs `keyhatch inspect`. Standard input is the spooled push, standard output a socket to the broker.
+/// Runs `keyhatch inspect`: a confined child, whose one descriptor is the spooled push.
 pub fn main() -> ExitCode {
-    let answer = match work() {
-        Ok(answer) => answer,
-        Err(refusal) => Answer::Refusal(refusal),
-    };
-    let told = serde_json::to_vec(&answer).map_err(io::Error::other).and_then(|text| {
-        let mut socket = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        socket.write_all(&text)
+    let told = Work::<Errand>::receive(MAX_ORDER).and_then(|work| {
+        let (errand, fds, work) = work.split();
+        work.answer(&look(errand, fds).unwrap_or_else(Answer::Refusal))
     });
-    if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    match told {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("keyhatch-inspect: {}", crate::cause::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Names a step of ours that failed.
@@ -33,18 +34,24 @@ pub(super) fn failed(step: &str, error: impl std::fmt::Display) -> Refusal {
     Refusal::Failed { step: format!("{step}: {error}") }
 }
 
-fn work() -> Result<Answer, Refusal> {
-    match read_errand().map_err(|error| failed("the errand", error))? {
-        Errand::Push(order) => push(&order).map(|found| Answer::Found(Box::new(found))),
+fn look(errand: Errand, fds: Vec<OwnedFd>) -> Result<Answer, Refusal> {
+    match errand {
+        Errand::Push(order) => push(&order, fds).map(|found| Answer::Found(Box::new(found))),
         Errand::Commit(errand) => commit(*errand).map(|changes| Answer::Changes(Box::new(changes))),
     }
+}
+
+/// Goes in, before anything hostile is read.
+fn enforce(readable: &[PathBuf], writable: &Path, limits: super::Limits) -> Result<(), Refusal> {
+    let limits = Limits::for_pack(limits.pack_bytes);
+    let confined = Cage { readable, writable, limits }.enforce();
+    confined.map_err(|error| failed("the confinement", crate::cause::chain(&error)))
 }
 
 /// Looks at a commit that waits for a signature.
 fn commit(errand: CommitErrand) -> Result<SignedChanges, Refusal> {
     let CommitErrand { tree, parent, quarantine, objects, readable, limits } = errand;
-    let cage = confine::Cage { readable: &readable, quarantine: &quarantine, limits };
-    confine::enforce(&cage).map_err(|error| failed("the confinement", error))?;
+    enforce(&readable, &quarantine, limits)?;
     let order = Order {
         object_format: tree.format(),
         updates: Vec::new(),
@@ -58,11 +65,10 @@ fn commit(errand: CommitErrand) -> Result<SignedChanges, Refusal> {
     changes::of_commit(&Quarantine::borrowing(&order)?, (parent.as_ref(), &tree))
 }
 
-fn push(order: &Order) -> Result<Inspected, Refusal> {
+fn push(order: &Order, fds: Vec<OwnedFd>) -> Result<Inspected, Refusal> {
     let readable: Vec<_> = order.objects.iter().chain(&order.bases).cloned().collect();
-    let cage = confine::Cage { readable: &readable, quarantine: &order.quarantine, limits: order.limits };
-    confine::enforce(&cage).map_err(|error| failed("the confinement", error))?;
-    let spool = io::stdin().as_fd().try_clone_to_owned().map_err(|error| failed("the spool", error))?;
+    enforce(&readable, &order.quarantine, order.limits)?;
+    let spool = fds.into_iter().next().ok_or_else(|| failed("the spool", "it was not given"))?;
     let quarantine = Quarantine::index(order, &File::from(spool))?;
     let mut missing = Missing::default();
     let history = history::of(order, &quarantine, &mut missing)?;
@@ -92,11 +98,4 @@ fn push(order: &Order) -> Result<Inspected, Refusal> {
         diff_cut: changes.diff_cut,
     };
     Ok(Inspected { facts, missing, absent: history.absent })
-}
-
-fn read_errand() -> io::Result<Errand> {
-    let socket = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let mut text = Vec::new();
-    socket.take(MAX_ORDER).read_to_end(&mut text)?;
-    serde_json::from_slice(&text).map_err(io::Error::other)
 }

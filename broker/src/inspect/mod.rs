@@ -6,7 +6,6 @@
 
 mod changes;
 mod child;
-pub(crate) mod confine;
 mod history;
 mod missing;
 pub(crate) mod quarantine;
@@ -16,18 +15,13 @@ mod signatures;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
-use keyhatch_protocol::{Facts, ObjectFormat, ObjectId, RefUpdate, SignedChanges};
+use keyhatch_cage::{Child, ChildError, Program, ReadOnlyFd, Untrusted};
+use keyhatch_protocol::{Facts, ObjectFormat, ObjectId, RefUpdate, SignedChanges, UpdateFact};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
-use tokio::process::Command;
 
 pub use child::main as child_main;
 pub use missing::Missing;
@@ -38,7 +32,7 @@ const INSPECTS: Duration = Duration::from_secs(5 * 60);
 /// Longest look at a commit that waits for a signature: git waits with it.
 const LOOKS: Duration = Duration::from_secs(20);
 /// Most bytes of an answer: the facts' own limits keep it far below.
-const MAX_ANSWER: u64 = 32 * 1024 * 1024;
+const MAX_ANSWER: usize = 32 * 1024 * 1024;
 
 /// What is to be inspected.
 #[derive(Debug, Serialize, Deserialize)]
@@ -171,22 +165,22 @@ pub enum InspectError {
     /// The push is bad.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The child took too long.
-    #[error("inspection took longer than {} seconds", INSPECTS.as_secs())]
-    TimedOut,
     /// The child could not do its work.
     #[error("the inspector failed: {step}")]
     Failed {
         /// Where; for the log, never for the session.
         step: String,
     },
-    /// The child died, most likely at one of its limits.
-    #[error("the inspector died: {how}")]
-    Died {
-        /// Its exit status.
-        how: String,
+    /// The child gave no answer, most likely at one of its limits.
+    #[error("the inspector gave no answer")]
+    Silent(#[from] ChildError),
+    /// What the child said is not about what it was asked.
+    #[error("the inspector said what cannot be: {what}")]
+    Unbelievable {
+        /// What.
+        what: &'static str,
     },
-    /// The child could not be started or spoken to.
+    /// What it needs cannot be had.
     #[error("the inspector cannot be run")]
     Unavailable(#[from] io::Error),
 }
@@ -197,10 +191,16 @@ impl InspectError {
     pub fn for_session(&self) -> String {
         match self {
             Self::Refused(refusal) => refusal.to_string(),
-            Self::TimedOut | Self::Died { .. } => {
-                "the pack needs more memory or time than inspection may use".to_owned()
+            Self::Silent(
+                ChildError::TimedOut { .. }
+                | ChildError::Stalled { .. }
+                | ChildError::TooLarge { .. }
+                | ChildError::Died { .. }
+                | ChildError::Unreadable,
+            ) => "the pack needs more memory or time than inspection may use".to_owned(),
+            Self::Silent(_) | Self::Failed { .. } | Self::Unbelievable { .. } | Self::Unavailable(_) => {
+                "the push cannot be inspected".to_owned()
             }
-            Self::Failed { .. } | Self::Unavailable(_) => "the push cannot be inspected".to_owned(),
         }
     }
 }
@@ -210,10 +210,28 @@ impl InspectError {
 /// # Errors
 /// When the push is refused, or the child did not answer.
 pub async fn inspect(order: &Order, spool: &File) -> Result<Inspected, InspectError> {
-    match send(&ErrandOut::Push(order), Stdio::from(spool.try_clone()?), INSPECTS).await? {
-        Answer::Found(found) => Ok(*found),
+    let fds = vec![ReadOnlyFd::reopen(spool)?];
+    let answer = send(&ErrandOut::Push(order), fds, INSPECTS).await?;
+    answer.check(|answer| match answer {
+        Answer::Found(found) => about(order, *found),
         other => Err(other.unexpected()),
+    })
+}
+
+/// Holds what was found against what was asked: the same commands, in the same order.
+fn about(order: &Order, found: Inspected) -> Result<Inspected, InspectError> {
+    let facts = &found.facts;
+    let is_same = |(asked, said): (&RefUpdate, &UpdateFact)| {
+        asked.ref_name == said.ref_name && asked.old == said.old && asked.new == said.new
+    };
+    let all = order.updates.len() == facts.updates.len();
+    if !all || !order.updates.iter().zip(&facts.updates).all(is_same) {
+        return Err(InspectError::Unbelievable { what: "other commands" });
     }
+    if facts.object_format != order.object_format {
+        return Err(InspectError::Unbelievable { what: "another hash" });
+    }
+    Ok(found)
 }
 
 /// Finds out what a commit changes that waits for a signature, in a confined child.
@@ -221,10 +239,10 @@ pub async fn inspect(order: &Order, spool: &File) -> Result<Inspected, InspectEr
 /// # Errors
 /// When its objects are not at hand, or the child did not answer.
 pub async fn changes_of(errand: &CommitErrand) -> Result<SignedChanges, InspectError> {
-    match send(&ErrandOut::Commit(errand), Stdio::null(), LOOKS).await? {
+    send(&ErrandOut::Commit(errand), Vec::new(), LOOKS).await?.check(|answer| match answer {
         Answer::Changes(changes) => Ok(*changes),
         other => Err(other.unexpected()),
-    }
+    })
 }
 
 impl Answer {
@@ -233,45 +251,18 @@ impl Answer {
             Self::Refusal(Refusal::Failed { step }) => InspectError::Failed { step },
             Self::Refusal(refusal) => refusal.into(),
             Self::Found(_) | Self::Changes(_) => {
-                InspectError::Died { how: "it answered another question".to_owned() }
+                InspectError::Unbelievable { what: "the answer to another question" }
             }
         }
     }
 }
 
-async fn send(errand: &ErrandOut<'_>, stdin: Stdio, patience: Duration) -> Result<Answer, InspectError> {
-    let (ours, theirs) = StdUnixStream::pair()?;
-    let mut child = Command::new("/proc/self/exe")
-        .arg0("keyhatch-inspect")
-        .arg("inspect")
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()))
-        .current_dir("/")
-        .stdin(stdin)
-        .stdout(Stdio::from(OwnedFd::from(theirs)))
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true)
-        .spawn()?;
-    let talk = async {
-        ours.set_nonblocking(true)?;
-        let (reader, mut writer) = UnixStream::from_std(ours)?.into_split();
-        let text = serde_json::to_vec(errand).map_err(io::Error::other)?;
-        let mut bytes = Vec::new();
-        // A child that dies while it is told shows in its answer.
-        let told = async {
-            writer.write_all(&text).await?;
-            writer.shutdown().await
-        };
-        let told: io::Result<()> = told.await;
-        reader.take(MAX_ANSWER).read_to_end(&mut bytes).await?;
-        let status = child.wait().await?;
-        Ok::<_, io::Error>((told, bytes, status))
-    };
-    let (_told, bytes, status) =
-        tokio::time::timeout(patience, talk).await.map_err(|_| InspectError::TimedOut)??;
-    if !status.success() {
-        return Err(InspectError::Died { how: status.to_string() });
-    }
-    let unreadable = |_| InspectError::Died { how: "it said nothing that can be read".to_owned() };
-    serde_json::from_slice(&bytes).map_err(unreadable)
+/// Asks a child, which is ended when nobody waits for it any more.
+async fn send(
+    errand: &ErrandOut<'_>,
+    fds: Vec<ReadOnlyFd>,
+    patience: Duration,
+) -> Result<Untrusted<Answer>, InspectError> {
+    let program = Program { path: "/proc/self/exe".into(), task: "inspect", max_answer: MAX_ANSWER };
+    Ok(Child::start(&program, errand, fds, patience)?.await?)
 }

@@ -8,14 +8,13 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use git2::{Indexer, ObjectFormat as GitFormat, Oid, Repository, RepositoryInitOptions};
 use keyhatch_protocol::{ObjectFormat, ObjectId, Risk, RiskKind};
 
 use super::child::failed;
 use super::{Order, Refusal};
-pub(crate) use keyhatch_host::git::git;
 
 /// One read of the spool.
 const CHUNK: usize = 256 * 1024;
@@ -187,7 +186,7 @@ fn listed(packs: &Path, object_format: ObjectFormat) -> Result<BTreeSet<Oid>, Re
         .collect()
 }
 
-/// git's own judgement of the pack, running beside ours.
+/// git's own judgement of the pack, running beside ours; where ours ends first, it ends with this process.
 struct Fsck {
     child: Child,
 }
@@ -254,14 +253,6 @@ impl Fsck {
     }
 }
 
-impl Drop for Fsck {
-    fn drop(&mut self) {
-        // It ended, or is not wanted any more; either way it is reaped.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
 /// The least that git takes for a bare repository, gitrepository-layout(5): a `git init` would cost a process.
 fn bare(directory: &Path, object_format: ObjectFormat) -> io::Result<()> {
     for part in ["objects/info", "objects/pack", "refs"] {
@@ -275,4 +266,11 @@ fn bare(directory: &Path, object_format: ObjectFormat) -> io::Result<()> {
         }
     };
     fs::write(directory.join("config"), config)
+}
+
+/// git with nothing of the user's or the system's configuration, killed with this process.
+pub(crate) fn git() -> Command {
+    let mut git = keyhatch_host::git::git();
+    keyhatch_cage::sys::end_with_this_process(&mut git);
+    git
 }

@@ -14,7 +14,7 @@ use super::beneath::Beneath;
 use super::reflog::LogEntry;
 use super::refs::{Head, Refs};
 use super::state::State;
-use crate::inspect::quarantine::git;
+use keyhatch_host::git::git;
 
 /// The host's git for one git directory.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::admit::admit;
 use super::beneath::Beneath;
 use super::guard::Panicked;
-use super::harvest::{Harvest, HarvestError, Order, RefChange, Refused, TreeOrder, harvest};
+use super::harvest::{Harvest, HarvestError, Order, RefChange, Refused, TreeOrder, about, harvest};
 use super::host::{self, Git, HostError, tree_directory};
 use super::reflog::{LogEntry, path};
 use super::refs::{Changes, Head, Refs};
@@ -96,7 +96,7 @@ impl Round<'_> {
         }
         let stamps = worktree::stamps(self.state);
         let order = self.order(&view)?;
-        let harvested = harvest(&order)?;
+        let harvested = harvest(&order)?.check(|harvest| about(&order, harvest))?;
         coming::note(self.state, &harvested)?;
         // Before the commits that name them.
         let (refused, large) = large::bring(self.state, self.limits.pack_bytes)?;

@@ -1,16 +1,15 @@
 //! The confined child's own path: confine, read the order, read the session's directory, check objects, answer.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::fs;
+use std::io;
 use std::process::ExitCode;
 
+use keyhatch_cage::{Cage, Limits, Work, WorkError};
 use keyhatch_protocol::{ObjectId, RefName};
 
 use super::objects::{Store, Wanted};
-use super::{EntryChange, Harvest, Order, RefChange, Refused, TreeOrder, TreeState};
-use crate::inspect::confine::{self, Cage};
+use super::{EntryChange, Harvest, Order, RefChange, Refused, TreeOrder, TreeState, is_taken};
 use crate::session::gitdir::beneath::Beneath;
 use crate::session::gitdir::index::{self, MAX_INDEX};
 use crate::session::gitdir::reflog::LogEntry;
@@ -37,31 +36,27 @@ pub(in super::super) const BUSY: &[&str] = &[
     "HEAD.lock",
 ];
 
-/// Runs `keyhatch harvest`. Standard output is a socket to the broker.
+/// Runs `keyhatch harvest`: a confined child.
 pub fn main() -> ExitCode {
-    let harvested = work().and_then(|harvest| {
-        let text = serde_json::to_vec(&harvest).map_err(io::Error::other)?;
-        File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(&text)
-    });
-    match harvested {
+    match work() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("keyhatch-harvest: {error}");
+            eprintln!("keyhatch-harvest: {}", crate::cause::chain(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-fn work() -> io::Result<Harvest> {
-    let socket = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let mut text = Vec::new();
-    socket.take(MAX_ORDER).read_to_end(&mut text)?;
-    let order: Order = serde_json::from_slice(&text).map_err(io::Error::other)?;
+fn work() -> Result<(), WorkError> {
+    let (order, _, work) = Work::<Order>::receive(MAX_ORDER)?.split();
     // The session's directory by its own name, which is ours: what is renamed or linked in it grants nothing more.
     let mut readable = vec![order.session.clone(), order.agreed.clone()];
     readable.extend(order.objects.iter().cloned());
-    confine::enforce(&Cage { readable: &readable, quarantine: &order.quarantine, limits: order.limits })?;
-    gather(&order)
+    let limits = Limits::for_pack(order.limits.pack_bytes);
+    let confined = Cage { readable: &readable, writable: &order.quarantine, limits }.enforce();
+    confined.map_err(|error| WorkError::Step { step: "confine itself", source: io::Error::other(error) })?;
+    let harvest = gather(&order).map_err(|source| WorkError::Step { step: "gather", source })?;
+    work.answer(&harvest)
 }
 
 fn gather(order: &Order) -> io::Result<Harvest> {
@@ -113,14 +108,6 @@ fn unsettled(order: &Order, changed: Changes, before: &Refs, harvest: &mut Harve
     }
     taken.extend(new.into_iter().take(room));
     taken
-}
-
-/// Refs that come back. `refs/replace` would change what the host's objects say; the rest is git's own scaffolding. jj
-/// keeps what its operation log names, which lies in the project, by refs of its own: without them the host's jj would
-/// miss its working copy's commit.
-fn is_taken(name: &RefName) -> bool {
-    let taken = ["refs/heads/", "refs/tags/", "refs/notes/", "refs/remotes/", "refs/jj/keep/"];
-    taken.iter().any(|prefix| name.as_str().starts_with(prefix))
 }
 
 /// The stash is a log: its ref alone is the newest entry.

@@ -9,14 +9,10 @@ mod objects;
 mod order;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use keyhatch_cage::{Child, ChildError, Program, Untrusted};
 use keyhatch_protocol::{ObjectFormat, ObjectId, RefName};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -32,7 +28,7 @@ pub(super) use child::{BUSY, MAX_LOG};
 /// Longest harvest: a pack at the default limit takes well under one.
 const HARVESTS: Duration = Duration::from_secs(5 * 60);
 /// Most bytes of an answer.
-const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// What is to be gathered.
 #[derive(Debug, Serialize, Deserialize)]
@@ -157,46 +153,41 @@ pub struct Refused {
 /// Nothing could be gathered.
 #[derive(Debug, Error)]
 pub enum HarvestError {
-    /// The child died, most likely at one of its limits.
-    #[error("the session's git directory cannot be read: {how}")]
-    Died {
-        /// How.
-        how: String,
+    /// The child gave no answer, most likely at one of its limits.
+    #[error("the session's git directory cannot be read")]
+    Silent(#[from] ChildError),
+    /// What the child said is not about what it was asked.
+    #[error("what was read of the session's git directory cannot be: {what}")]
+    Unbelievable {
+        /// What.
+        what: &'static str,
     },
-    /// The child could not be started or spoken to.
-    #[error("the child that reads the session's git directory cannot be run")]
-    Unavailable(#[from] io::Error),
 }
 
 /// Gathers in a confined child, and waits for it.
 ///
 /// # Errors
 /// When the child did not answer.
-pub fn harvest(order: &Order) -> Result<Harvest, HarvestError> {
-    let (mut ours, theirs) = UnixStream::pair()?;
-    let mut child = Command::new("/proc/self/exe")
-        .arg0("keyhatch-harvest")
-        .arg("harvest")
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()))
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::from(OwnedFd::from(theirs)))
-        .stderr(Stdio::inherit())
-        .spawn()?;
-    ours.set_read_timeout(Some(HARVESTS))?;
-    let text = serde_json::to_vec(order).map_err(io::Error::other)?;
-    let told = ours.write_all(&text).and_then(|()| ours.shutdown(std::net::Shutdown::Write));
-    let mut bytes = Vec::new();
-    let read = told.and_then(|()| (&ours).take(MAX_ANSWER).read_to_end(&mut bytes));
-    if read.is_err() {
-        // It took too long, or is gone already.
-        drop(child.kill());
+pub fn harvest(order: &Order) -> Result<Untrusted<Harvest>, HarvestError> {
+    let program = Program { path: "/proc/self/exe".into(), task: "harvest", max_answer: MAX_ANSWER };
+    Ok(Child::run(&program, order, &[], HARVESTS)?)
+}
+
+/// Holds what was gathered against what was asked.
+pub(super) fn about(order: &Order, harvest: Harvest) -> Result<Harvest, HarvestError> {
+    if harvest.trees.len() != order.trees.len() {
+        return Err(HarvestError::Unbelievable { what: "other worktrees" });
     }
-    let status = child.wait()?;
-    if !status.success() {
-        return Err(HarvestError::Died { how: status.to_string() });
+    if harvest.refs.iter().any(|change| !is_taken(&change.name)) {
+        return Err(HarvestError::Unbelievable { what: "a ref that stays inside" });
     }
-    serde_json::from_slice(&bytes)
-        .map_err(|_| HarvestError::Died { how: "it said nothing that can be read".into() })
+    Ok(harvest)
+}
+
+/// Refs that come back. `refs/replace` would change what the host's objects say; the rest is git's own scaffolding. jj
+/// keeps what its operation log names, which lies in the project, by refs of its own: without them the host's jj would
+/// miss its working copy's commit.
+fn is_taken(name: &RefName) -> bool {
+    let taken = ["refs/heads/", "refs/tags/", "refs/notes/", "refs/remotes/", "refs/jj/keep/"];
+    taken.iter().any(|prefix| name.as_str().starts_with(prefix))
 }
