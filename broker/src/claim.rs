@@ -1,6 +1,6 @@
 //! The head of a push, parsed from bytes that a session sent: commands, capabilities and push options.
 //!
-//! A pure function on a slice. It returns a claim, never a belief: what the commands do is found out by inspection.
+//! A pure function on a slice, or on the pieces of one as they come. It returns a claim, never a belief: what the commands do is found out by inspection.
 //! Grammar: gitprotocol-pack(5), "Pushing data to a server".
 
 use std::collections::HashSet;
@@ -9,11 +9,13 @@ use keyhatch_protocol::signable::{PushCertificate, SignedObject, split_tag};
 use keyhatch_protocol::{ObjectFormat, ObjectId, RefName, RefUpdate, RefUpdateError, Remote};
 use thiserror::Error;
 
-use crate::pktline::{Packet, Packets, PktLineError};
+use crate::pktline::{self, Packet, Packets, PktLineError};
 use crate::signer::digest;
 
 /// Most bytes before the pack: 10,000 commands with long names fit.
 pub const MAX_HEAD_BYTES: usize = 4 * 1024 * 1024;
+/// A packet's length, in digits.
+const HEADER: usize = 4;
 /// Most commands in one push: nobody reads more, and git's own limits on a server are lower.
 const MAX_COMMANDS: usize = 10_000;
 /// Most push options; GitLab documents a handful.
@@ -114,50 +116,106 @@ impl Certificate {
 /// # Errors
 /// When the bytes cannot become a legal push, whatever follows.
 pub fn parse(bytes: &[u8]) -> Result<Option<PushClaim>, ClaimError> {
-    let mut packets = Packets::new(bytes);
-    let mut commands = Commands::default();
-    loop {
-        match packets.next_packet()? {
-            None => return incomplete(bytes),
-            Some(Packet::Flush) => break,
-            Some(Packet::Data(line)) => commands.line(line)?,
-            Some(Packet::Delimiter | Packet::ResponseEnd) => return Err(ClaimError::PktLine),
-        }
+    let mut parser = Parser::default();
+    match parser.take(bytes)? {
+        None if parser.is_probe() => Err(ClaimError::Empty),
+        claim => Ok(claim),
     }
-    commands.end_of_certificate()?;
-    let object_format = commands.object_format()?;
-    let mut push_options = Vec::new();
-    if commands.has("push-options") {
-        loop {
-            match packets.next_packet()? {
-                None => return incomplete(bytes),
-                Some(Packet::Flush) => break,
-                Some(Packet::Data(line)) => push_options.push(push_option(line)?),
-                Some(Packet::Delimiter | Packet::ResponseEnd) => return Err(ClaimError::PktLine),
-            }
-            if push_options.len() > MAX_PUSH_OPTIONS {
-                return Err(ClaimError::TooMuch);
-            }
-        }
-    }
-    // A server compares them too: what was promised is what is sent.
-    if commands.certificate.as_ref().is_some_and(|one| one.promise.push_options != push_options) {
-        return Err(ClaimError::Certificate);
-    }
-    let only_deletes = commands.updates.iter().all(|update| update.new.is_zero());
-    Ok(Some(PushClaim {
-        side_band: commands.has("side-band-64k"),
-        report_status: commands.has("report-status") || commands.has("report-status-v2"),
-        updates: commands.updates,
-        certificate: commands.certificate,
-        push_options,
-        object_format,
-        pack_offset: (!only_deletes).then_some(packets.read() as u64),
-    }))
 }
 
-fn incomplete(bytes: &[u8]) -> Result<Option<PushClaim>, ClaimError> {
-    if bytes.len() > MAX_HEAD_BYTES { Err(ClaimError::TooMuch) } else { Ok(None) }
+/// The same, for a head that comes in pieces: each byte is looked at once, however the pieces are cut, and the answer is
+/// that of [`parse`] on the whole.
+#[derive(Debug, Default)]
+pub struct Parser {
+    /// What came so far: at most [`MAX_HEAD_BYTES`] and the piece in which the head ends.
+    bytes: Vec<u8>,
+    /// How much of it was parsed.
+    parsed: usize,
+    commands: Commands,
+    /// The push options, once the commands have ended.
+    push_options: Option<Vec<String>>,
+}
+
+impl Parser {
+    /// Takes the next piece. `Ok(None)` means that more are needed; after a claim, nothing more is to be taken.
+    ///
+    /// # Errors
+    /// When the bytes cannot become a legal push, whatever follows.
+    pub fn take(&mut self, piece: &[u8]) -> Result<Option<PushClaim>, ClaimError> {
+        self.bytes.extend_from_slice(piece);
+        // gitprotocol-http(5): a flush alone is git's question whether it may send, unless more follows.
+        if self.is_probe() {
+            return Ok(None);
+        }
+        loop {
+            let rest = &self.bytes[self.parsed..];
+            within_limit(self.parsed, rest)?;
+            let mut packets = Packets::new(rest);
+            let Some(packet) = packets.next_packet()? else { return Ok(None) };
+            self.parsed += packets.read();
+            let ended = match (packet, &mut self.push_options) {
+                (Packet::Flush, None) => {
+                    self.commands.end()?;
+                    self.push_options = Some(Vec::new());
+                    !self.commands.has("push-options")
+                }
+                (Packet::Flush, Some(_)) => true,
+                (Packet::Data(line), None) => self.commands.line(line).map(|()| false)?,
+                (Packet::Data(line), Some(options)) => add_option(options, line).map(|()| false)?,
+                (Packet::Delimiter | Packet::ResponseEnd, _) => return Err(ClaimError::PktLine),
+            };
+            if ended {
+                return self.claim().map(Some);
+            }
+        }
+    }
+
+    /// Whether nothing but `0000` came.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.bytes == b"0000"
+    }
+
+    /// What came, from the start.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    fn claim(&mut self) -> Result<PushClaim, ClaimError> {
+        let commands = std::mem::take(&mut self.commands);
+        let push_options = self.push_options.take().unwrap_or_default();
+        // A server compares them too: what was promised is what is sent.
+        if commands.certificate.as_ref().is_some_and(|one| one.promise.push_options != push_options) {
+            return Err(ClaimError::Certificate);
+        }
+        let only_deletes = commands.updates.iter().all(|update| update.new.is_zero());
+        Ok(PushClaim {
+            object_format: commands.object_format()?,
+            side_band: commands.has("side-band-64k"),
+            report_status: commands.has("report-status") || commands.has("report-status-v2"),
+            updates: commands.updates,
+            certificate: commands.certificate,
+            push_options,
+            pack_offset: (!only_deletes).then_some(self.parsed as u64),
+        })
+    }
+}
+
+/// Refuses a head that is too long as soon as that is known, which no cut into pieces can delay: the length of the next
+/// packet says it.
+fn within_limit(parsed: usize, rest: &[u8]) -> Result<(), ClaimError> {
+    if parsed + HEADER > MAX_HEAD_BYTES {
+        return Err(ClaimError::TooMuch);
+    }
+    let Some(header) = rest.get(..HEADER) else { return Ok(()) };
+    let length = pktline::announced(header)?;
+    if parsed + length > MAX_HEAD_BYTES { Err(ClaimError::TooMuch) } else { Ok(()) }
+}
+
+fn add_option(options: &mut Vec<String>, line: &[u8]) -> Result<(), ClaimError> {
+    options.push(push_option(line)?);
+    if options.len() > MAX_PUSH_OPTIONS { Err(ClaimError::TooMuch) } else { Ok(()) }
 }
 
 fn push_option(line: &[u8]) -> Result<String, ClaimError> {
@@ -171,7 +229,7 @@ impl From<PktLineError> for ClaimError {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Commands {
     updates: Vec<RefUpdate>,
     names: HashSet<RefName>,
@@ -233,8 +291,11 @@ impl Commands {
         Ok(())
     }
 
-    fn end_of_certificate(&self) -> Result<(), ClaimError> {
-        if self.open.is_some() { Err(ClaimError::Certificate) } else { Ok(()) }
+    fn end(&self) -> Result<(), ClaimError> {
+        if self.open.is_some() {
+            return Err(ClaimError::Certificate);
+        }
+        self.object_format().map(|_| ())
     }
 
     fn has(&self, name: &str) -> bool {
@@ -270,6 +331,8 @@ impl From<RefUpdateError> for ClaimError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -355,5 +418,68 @@ mod tests {
         assert_eq!(certified(&unsigned, &option), Err(ClaimError::Certificate));
         let beside = [format!("{Z} {A} refs/heads/x\0report-status"), "push-cert\0".to_owned()];
         assert_eq!(parse(&push(&beside, b"")), Err(ClaimError::Certificate));
+    }
+
+    /// What came of a head that was taken in pieces: the claim and the bytes before the pack, or why there is none.
+    fn in_pieces<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Result<Option<PushClaim>, ClaimError> {
+        let mut parser = Parser::default();
+        for piece in pieces {
+            if let Some(claim) = parser.take(piece)? {
+                return Ok(Some(claim));
+            }
+        }
+        if parser.is_probe() { Err(ClaimError::Empty) } else { Ok(None) }
+    }
+
+    /// Heads that are nearly legal, so that every way out of the parser is taken.
+    fn heads() -> impl Strategy<Value = Vec<u8>> {
+        let line = prop_oneof![
+            6 => (0..4u8, 0..3usize).prop_map(|(name, caps)| {
+                let caps = ["", "\0report-status push-options", "\0teleport"][caps];
+                pkt(&format!("{Z} {A} refs/heads/{name}{caps}"))
+            }),
+            2 => Just(b"0000".to_vec()),
+            1 => Just(pkt("ci.skip")),
+            1 => Just(pkt("push-cert\0report-status")),
+            1 => Just(pkt("push-cert-end\n")),
+            1 => prop::collection::vec(any::<u8>(), 0..12),
+        ];
+        prop::collection::vec(line, 0..8).prop_map(|lines| lines.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn a_head_in_pieces_is_the_same_head(bytes in heads(), cuts in prop::collection::vec(0..4096usize, 0..12)) {
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut % (bytes.len() + 1)).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces = cuts.windows(2).map(|ends| &bytes[ends[0]..ends[1]]);
+            prop_assert_eq!(in_pieces(pieces), parse(&bytes));
+            prop_assert_eq!(in_pieces(bytes.chunks(1)), parse(&bytes));
+        }
+    }
+
+    #[test]
+    fn a_head_of_twelve_megabytes_is_refused_by_its_length_and_a_long_legal_one_is_read_once() {
+        let names = (0..9_999u32).map(|n| format!("{A} {Z} refs/heads/{n:0>200}"));
+        let lines: Vec<String> =
+            [format!("{A} {Z} refs/heads/first\0report-status")].into_iter().chain(names).collect();
+        let bytes = push(&lines, b"");
+        let start = std::time::Instant::now();
+        let claim = in_pieces(bytes.chunks(16)).expect("legal").expect("whole");
+        assert_eq!(claim.updates.len(), 10_000);
+        // A parser that starts anew at each of 190,000 pieces takes hours.
+        assert!(start.elapsed() < std::time::Duration::from_secs(60), "{:?}", start.elapsed());
+        let many = [bytes[..bytes.len() - 4].repeat(5), b"0000".to_vec()].concat();
+        for size in [1 << 16, many.len()] {
+            assert!(matches!(in_pieces(many.chunks(size)), Err(ClaimError::TooMuch | ClaimError::Command)));
+        }
+        let option = [
+            push(&[format!("{A} {Z} refs/heads/x\0push-options")], b""),
+            pkt(&"x".repeat(60_000)).repeat(80),
+        ];
+        for size in [7, 1 << 16, usize::MAX] {
+            assert_eq!(in_pieces(option.concat().chunks(size)), Err(ClaimError::TooMuch));
+        }
     }
 }

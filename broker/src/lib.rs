@@ -3,7 +3,7 @@
 //! The spine of every operation, each room once:
 //!
 //! ```text
-//! bytes → intake (claim, front::spool) → inspect → judge (policies) → approval → upstream → audit
+//! bytes → intake (claim, spool) → inspect → judge (policies) → approval → upstream → audit
 //! ```
 
 pub mod approval;
@@ -26,6 +26,7 @@ pub mod observe;
 pub mod registries;
 pub mod session;
 pub mod signer;
+pub mod spool;
 pub mod ssh_agent;
 pub mod surface;
 pub mod sys;

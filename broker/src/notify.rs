@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use keyhatch_protocol::RequestId;
 use tokio::io::AsyncWriteExt;
@@ -26,11 +26,11 @@ pub async fn tell(broker: Arc<Broker>, command: String) {
     let mut told: HashSet<RequestId> = HashSet::new();
     loop {
         changes.borrow_and_update();
-        let pending = broker.queue.pending(SystemTime::now());
+        let pending = broker.queue.pending();
         told.retain(|id| pending.iter().any(|asked| asked.id == *id));
         for asked in &pending {
             if told.insert(asked.id.clone()) {
-                one(&command, &RequestView::of(asked, false)).await;
+                one(&command, &RequestView::of(asked, broker.queue.now())).await;
             }
         }
         if changes.changed().await.is_err() {

@@ -25,15 +25,19 @@ pub fn line(request: &RequestView) -> String {
     if let Some(facts) = &request.signature {
         return format!("{}  {}", request.id, sign::words(facts));
     }
-    let what = match request.updates.as_slice() {
-        [] => "fetch".to_owned(),
-        [one] => format!("{} {}", one.kind.word(), shown(one.ref_name.short())),
-        [one, more @ ..] => {
-            format!("{} {} and {} more", one.kind.word(), shown(one.ref_name.short()), more.len())
+    if let Some(problem) = &request.problem {
+        return format!("{}  cannot be shown: {}; run: keyhatch deny {0}", request.id, shown(problem));
+    }
+    let what = match request.updates.first() {
+        None => "fetch".to_owned(),
+        Some(one) => {
+            let more = request.update_count.saturating_sub(1);
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            format!("{} {}{more}", one.kind.word(), shown(one.ref_name.short()))
         }
     };
     let risks =
-        if request.risks.is_empty() { String::new() } else { format!("  risks: {}", request.risks.len()) };
+        if request.risk_count == 0 { String::new() } else { format!("  risks: {}", request.risk_count) };
     let withdrawn =
         if request.withdrawn { "  (client went away; an approval waits for its retry)" } else { "" };
     format!("{}  {}  {what}{risks}{withdrawn}", request.id, shown(&request.remote))
@@ -69,6 +73,9 @@ pub fn request(request: &RequestView) -> String {
         text.push('\n');
     };
     say(format!("{} {}", request.operation, request.id));
+    if let Some(problem) = &request.problem {
+        say(format!("! problem     it cannot be shown, so it cannot be approved: {}", shown(problem)));
+    }
     say(format!("  remote      {}", shown(&request.remote)));
     for update in request.updates.iter().take(LISTED) {
         let (old, new) = (update.old.short(), update.new.short());
@@ -80,14 +87,14 @@ pub fn request(request: &RequestView) -> String {
         };
         say(format!("{mark} {:<12}  {}  {from_to}", update.kind.word(), shown(update.ref_name.as_str())));
     }
-    more(&mut say, request.updates.len() as u64, request.updates.len(), "refs");
+    more(&mut say, request.update_count, request.updates.len(), "refs");
     for option in &request.push_options {
         say(format!("! option      {}", shown(option)));
     }
     for risk in request.risks.iter().take(LISTED) {
         say(format!("! risk        {}: {}", risk.kind.word(), shown(&risk.detail)));
     }
-    more(&mut say, request.risks.len() as u64, request.risks.len(), "risks");
+    more(&mut say, request.risk_count, request.risks.len(), "risks");
     say(format!("  session     {}", request.session));
     say(format!("  credential  {}", shown(&request.credential)));
     say(format!("  rule        {}: {}", shown(&request.rule), shown(&request.reason)));
@@ -113,7 +120,7 @@ pub fn request(request: &RequestView) -> String {
         say(written("subject", &tag.subject));
         tag.tagger.iter().for_each(|who| say(written("tagger", &sign::person(who))));
     }
-    more(&mut say, request.tags.len() as u64, request.tags.len(), "tags");
+    more(&mut say, request.tag_count, request.tags.len(), "tags");
     files(request, &mut say);
     text
 }

@@ -59,17 +59,11 @@ impl<'a> Packets<'a> {
     /// When the header is not a legal length.
     pub fn next_packet(&mut self) -> Result<Option<Packet<'a>>, PktLineError> {
         let Some(header) = self.rest.get(..4) else { return Ok(None) };
-        // Checked by hand: from_str_radix would take a sign.
-        if !header.iter().all(u8::is_ascii_hexdigit) {
-            return Err(PktLineError);
-        }
-        let digits = std::str::from_utf8(header).map_err(|_| PktLineError)?;
-        let length = usize::from_str_radix(digits, 16).map_err(|_| PktLineError)?;
+        let length = announced(header)?;
         let (taken, packet) = match length {
             0 => (4, Packet::Flush),
             1 => (4, Packet::Delimiter),
             2 => (4, Packet::ResponseEnd),
-            3 => return Err(PktLineError),
             _ => match self.rest.get(4..length) {
                 Some(data) => (length, Packet::Data(data)),
                 None => return Ok(None),
@@ -78,6 +72,22 @@ impl<'a> Packets<'a> {
         self.rest = &self.rest[taken..];
         self.read += taken;
         Ok(Some(packet))
+    }
+}
+
+/// The length that a packet's first four bytes announce, themselves included; 0, 1 and 2 are the special packets.
+///
+/// # Errors
+/// When they are not a legal length.
+pub fn announced(header: &[u8]) -> Result<usize, PktLineError> {
+    // Checked by hand: from_str_radix would take a sign.
+    if header.len() != 4 || !header.iter().all(u8::is_ascii_hexdigit) {
+        return Err(PktLineError);
+    }
+    let digits = std::str::from_utf8(header).map_err(|_| PktLineError)?;
+    match usize::from_str_radix(digits, 16) {
+        Ok(3) | Err(_) => Err(PktLineError),
+        Ok(length) => Ok(length),
     }
 }
 

@@ -48,6 +48,16 @@ impl RefUpdate {
         }
         Ok(Self { old, new, ref_name: RefName::parse(name).map_err(|_| RefUpdateError::RefName)? })
     }
+
+    /// What it can turn out to do: a command that moves a ref does not say how.
+    #[must_use]
+    pub fn possible_kinds(&self) -> &'static [UpdateKind] {
+        match (self.old.is_zero(), self.new.is_zero()) {
+            (_, true) => &[UpdateKind::Delete],
+            (true, false) => &[UpdateKind::Create],
+            (false, false) => &[UpdateKind::FastForward, UpdateKind::Force],
+        }
+    }
 }
 
 /// What a command does to its ref. A client never says "force": ancestry does.

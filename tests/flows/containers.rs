@@ -183,7 +183,7 @@ fn a_push_from_a_container_waits_for_a_person_and_is_withdrawn_when_its_client_g
     let run = container.start_runc(world, &["sh", "-c", &script]);
     let id = world.pending_id();
     world.wait_until("the push is withdrawn", || world.pending()["withdrawn"] == true);
-    world.keyhatch(&["approve", &id]).ok();
+    world.approve(&id, &[]).ok();
     assert_eq!(world.tip(&stage.private, "agent"), "", "nothing is sent for a client that is gone");
     world.write("work/go", "");
     world.wait_until("the second push lands", || !world.tip(&stage.private, "agent").is_empty());

@@ -152,3 +152,49 @@ fn a_notify_command_is_told_of_each_request_once_and_decides_nothing() {
     assert_eq!(ids(), [format!("id {id}"), format!("id {second}")]);
     assert!(second != id && !world.events().contains(&"push-sent".to_owned()));
 }
+
+#[test]
+fn a_request_that_nobody_looked_at_is_not_approved_by_its_id_and_the_hint_works() {
+    let scene = Scene::new();
+    let world = &scene.world;
+    let push = scene.push("default");
+    let id = world.pending_id();
+    let blind = world.keyhatch(&["approve", &id]).fails();
+    assert!(blind.stderr.contains(&format!("request {id} was not shown yet")), "{blind:?}");
+    assert!(blind.stderr.contains(&format!("hint: look at it: keyhatch show {id};")), "{blind:?}");
+    assert_eq!(world.tip(&scene.upstream, "main"), "");
+    let shown = world.keyhatch(&["show", &id]).ok();
+    let line = shown.stdout.lines().find(|line| line.starts_with("decide:")).expect("what to do");
+    let command = line.trim_start_matches("decide:").split(" or ").next().expect("a command").trim();
+    let words: Vec<&str> = command.split(' ').skip(1).collect();
+    let digest = world.pending()["digest"].as_str().expect("a digest").to_owned();
+    assert_eq!(words, ["approve", &id, "--digest", &digest[..12]]);
+    world.keyhatch(&words).ok();
+    assert!(push.finish().ok().stdout.contains("code 0"));
+}
+
+#[test]
+fn what_a_session_pushes_in_the_place_of_a_request_is_another_request_and_the_old_one_is_over() {
+    let scene = Scene::new();
+    let world = &scene.world;
+    let script = "timeout -s KILL 3 git push origin main; while ! test -e go; do sleep 0.1; done; \
+                  git commit -q --amend -m other; git push --porcelain origin main; echo code $?";
+    let run = world.start(&scene.project, "default", script);
+    let id = world.pending_id();
+    world.keyhatch(&["show", &id]).ok();
+    world.wait_until("the push is withdrawn", || world.pending()["withdrawn"] == true);
+    world.write("p/go", "");
+    world.wait_until("the other push asks", || world.pending_id() != id);
+    let other = world.pending_id();
+    let late = world.keyhatch(&["approve", &id]).fails();
+    assert!(late.stderr.contains(&format!("pushes something else now, as request {other}")), "{late:?}");
+    let hint = late.stderr.lines().find_map(|line| line.split("hint: ").nth(1)).expect("a hint");
+    assert_eq!(hint.rsplit("keyhatch ").next(), Some(format!("show {other}").as_str()), "{late:?}");
+    assert_eq!(world.tip(&scene.upstream, "main"), "");
+    // What was shown of the old one is not the new one: that has to be looked at.
+    assert!(world.keyhatch(&["approve", &other]).fails().stderr.contains("was not shown yet"));
+    assert!(world.keyhatch(&["show", &other]).ok().stdout.contains(" other"));
+    world.keyhatch(&["approve", &other]).ok();
+    assert!(run.finish().stdout.contains("code 0"));
+    assert_eq!(world.git(&scene.upstream, &["log", "-1", "--format=%s", "main"]).stdout, "other\n");
+}

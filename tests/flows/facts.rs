@@ -32,7 +32,7 @@ impl Scene {
         let push = self.world.start(&self.project, "default", &whole);
         let id = self.world.pending_id();
         let shown = self.world.keyhatch(&["show", &id, "--json"]).ok();
-        self.world.keyhatch(&["approve", &id]).ok();
+        self.world.approve(&id, &[]).ok();
         push.finish().ok();
         serde_json::from_str(&shown.stdout).expect("JSON")
     }
@@ -118,9 +118,7 @@ fn a_server_that_does_not_give_the_base_leaves_an_unknown_that_a_person_sees() {
         shown["risks"].as_array().expect("risks").iter().map(|risk| &risk["kind"]).collect();
     assert!(kinds.contains(&&Value::from("unknown")), "{shown:#}");
     assert_eq!(shown["updates"][0]["kind"], "force", "what cannot be shown to be an ancestor is overwritten");
-    assert!(
-        scene.world.keyhatch(&["approve", &id, "--session"]).fails().stderr.contains("only be approved once")
-    );
+    assert!(scene.world.approve(&id, &["--session"]).fails().stderr.contains("only be approved once"));
     scene.world.keyhatch(&["deny", &id]).ok();
     push.finish().fails();
 }

@@ -193,7 +193,7 @@ fn a_push_that_waits_is_withdrawn_when_its_client_goes_and_goes_through_when_tri
     let id = world.pending_id();
     world.write("p/src/go", "");
     world.wait_until("the push is withdrawn", || world.pending()["withdrawn"] == true);
-    world.keyhatch(&["approve", &id]).ok();
+    world.approve(&id, &[]).ok();
     world.write("p/src/again", "");
     in_tier_c(session.finish()).ok();
     assert_eq!(world.tip(&upstream, "main"), world.tip(&project, "main"));

@@ -173,6 +173,7 @@ fn the_sidecar_brokers_for_the_agents_container_and_is_asked_by_its_command_line
         world.wait_until("the notify command was told", || told().ends_with('\n') || push.is_finished());
         let told = told();
         let id = told.trim().strip_prefix("keyhatch approve ").unwrap_or_default().to_owned();
+        on_broker(&["keyhatch", "show", &id]).ok();
         let approved = on_broker(&["keyhatch", "approve", &id]);
         let pushed = push.join().expect("it ends");
         assert!(

@@ -112,7 +112,7 @@ fn a_push_whose_client_was_killed_goes_through_once_when_it_is_run_again() {
     let run = world.start(&project, "default", script);
     let id = world.pending_id();
     world.wait_until("the push is withdrawn", || world.pending()["withdrawn"] == true);
-    world.keyhatch(&["approve", &id]).ok();
+    world.approve(&id, &[]).ok();
     assert_eq!(world.tip(&upstream, "main"), "", "nothing is sent for a client that is gone");
     world.write("p/go", "");
     world.wait_until("the second push lands", || !world.tip(&upstream, "main").is_empty());
@@ -151,7 +151,7 @@ fn an_approval_for_the_session_covers_later_fast_forwards_and_nothing_else() {
                   git push origin main:other; echo three $?; git commit -q --allow-empty -m four; git push origin main; echo four $?";
     let run = world.start(&project, "default", script);
     let id = world.pending_id();
-    world.keyhatch(&["approve", &id, "--session"]).ok();
+    world.approve(&id, &["--session"]).ok();
     world.wait_until("the new branch asks", || world.pending_id() != id);
     let other = world.pending();
     assert_eq!(other["updates"][0]["ref"], "refs/heads/other");

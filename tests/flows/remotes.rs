@@ -43,7 +43,7 @@ fn a_neighbouring_repository_is_asked_for_and_fetched_without_the_users_login() 
         (Some("fetch"), Some("none")),
         "{asked}"
     );
-    world.keyhatch(&["approve", asked["id"].as_str().expect("an id")]).ok();
+    world.approve(asked["id"].as_str().expect("an id"), &[]).ok();
     let ran = run.finish();
     assert!(ran.stdout.contains("code 128"), "the server wants a login, and the session has none: {ran:?}");
     assert!(ran.stderr.contains("no credential is known for 127.0.0.1"), "{ran:?}");
@@ -100,9 +100,9 @@ fn push_options_are_shown_and_make_an_approval_good_for_once_only() {
     let asked = world.pending();
     assert_eq!(asked["push_options"], serde_json::json!(["merge_request.create", "ci.skip"]));
     let id = asked["id"].as_str().expect("an id");
-    let session = world.keyhatch(&["approve", id, "--session"]).fails();
+    let session = world.approve(&id, &["--session"]).fails();
     assert!(session.stderr.contains("only be approved once"), "{session:?}");
-    world.keyhatch(&["approve", id]).ok();
+    world.approve(&id, &[]).ok();
     push.finish().ok();
 }
 

@@ -213,7 +213,7 @@ fn fifty_signatures_of_a_rebase_are_one_question_and_a_no_stops_it() {
     let shown = world.keyhatch(&["show", &id]).ok();
     assert!(shown.stdout.contains("subject     Add README"), "{shown:?}");
     assert!(shown.stdout.contains("covers      also what follows"), "{shown:?}");
-    world.keyhatch(&["approve", &id]).ok();
+    world.approve(&id, &[]).ok();
     let done = run.finish().ok();
     assert!(done.stdout.contains("code 0") && done.stdout.contains("51 G"), "{done:?}");
     let signed = records(&world, "signed");
@@ -262,7 +262,7 @@ fn a_question_shows_what_the_commit_changes_wherever_its_objects_are() {
         &script.replace("echo secret-plan", "git checkout -q .; echo other-plan"),
     );
     let first = world.pending_id();
-    world.keyhatch(&["approve", &first]).ok();
+    world.approve(&first, &[]).ok();
     world.wait_until("the next one is asked", || world.pending_id() != first);
     let second = shown(&world.pending_id());
     assert_eq!(
@@ -271,7 +271,7 @@ fn a_question_shows_what_the_commit_changes_wherever_its_objects_are() {
         "{second:#}"
     );
     assert!(second["diff"].as_str().expect("a diff").contains("-other-plan"), "{second:#}");
-    world.keyhatch(&["approve", &world.pending_id()]).ok();
+    world.approve(&world.pending_id(), &[]).ok();
     run.finish().ok();
 }
 

@@ -66,7 +66,7 @@ fn a_push_says_of_each_commit_whether_its_signature_is_ours_foreign_or_bad() {
     let audit = world.audit();
     let signed = audit.iter().find(|one| one["seq"] == record["record"]).expect("the record");
     assert_eq!((&signed["event"], &signed["kind"]), (&"signed".into(), &"commit".into()));
-    world.keyhatch(&["approve", &id]).ok();
+    world.approve(&id, &[]).ok();
     push.finish().ok();
 }
 
@@ -126,7 +126,7 @@ fn a_push_says_of_each_tag_whether_its_signature_is_ours_foreign_or_bad() {
     );
     let forged = format!("tag         {} (BAD SIGNATURE: it does not fit the tag)", &oid("forged")[..10]);
     assert!(people.contains(&forged), "{people}");
-    world.keyhatch(&["approve", &id]).ok();
+    world.approve(&id, &[]).ok();
     push.finish().ok();
     assert_eq!(world.tip(&upstream, "refs/tags/outer"), world.tip(&project, "refs/tags/outer"));
 }
@@ -165,7 +165,7 @@ impl Checking {
         let second = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
         let first = second();
         world.wait_until("another second comes", || second() > first + 1);
-        world.keyhatch(&["approve", &asked]).ok();
+        world.approve(&asked, &[]).ok();
     }
 
     /// What the server wrote of the push that just came.
@@ -190,7 +190,7 @@ fn a_signed_push_over_ssh_answers_the_nonce_on_the_connection_that_gave_it() {
     let killed = world.start(&checking.project, "default", "timeout -s KILL 4 git push --signed origin main; while ! test -e go; do sleep 0.1; done; git push --signed origin main");
     world.wait_until("the push is withdrawn", || world.pending()["withdrawn"] == true);
     let id = world.pending_id();
-    world.keyhatch(&["approve", &id]).ok();
+    world.approve(&id, &[]).ok();
     world.write("p/go", "");
     killed.finish().ok();
     assert!(checking.seen(&world).starts_with("G OK "), "{}", checking.seen(&world));

@@ -348,7 +348,13 @@ impl World {
     /// Approves what is pending next.
     pub fn approve_next(&self) -> Finished {
         let id = self.pending_id();
-        self.keyhatch(&["approve", &id]).ok()
+        self.approve(&id, &[]).ok()
+    }
+
+    /// Looks at a request, as a person does, and approves it.
+    pub fn approve(&self, id: &str, options: &[&str]) -> Finished {
+        self.keyhatch(&["show", id]).ok();
+        self.keyhatch(&[&["approve", id], options].concat())
     }
 
     /// The audit log's records.

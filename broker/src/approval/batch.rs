@@ -4,10 +4,12 @@
 //! batch of commits: further ones of the same session, rule, key, committer, author and encoding go through for a while. A
 //! refused one closes it. A tag and a push certificate are asked one at a time: each names something of its own.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use keyhatch_policies::{Operation, SignOperation, Terms};
 use keyhatch_protocol::{Identity, RequestId, Risk, SessionId, SignFacts, SignableKind, SignatureFormat};
+
+use super::BootTime;
 
 /// How long an answer covers what follows: a long rebase with tests in between.
 pub const BATCH_LASTS: Duration = Duration::from_secs(10 * 60);
@@ -32,8 +34,8 @@ struct Common {
 
 impl Common {
     /// None where one answer covers nothing else.
-    fn of(session: &SessionId, question: &Question<'_>) -> Option<Self> {
-        let Question { sign, terms } = question;
+    fn of(session: &SessionId, question: &SignQuestion<'_>) -> Option<Self> {
+        let SignQuestion { sign, terms } = question;
         // Every field is named: a new one is part of what has to agree, or is content and says so here.
         let SignFacts {
             kind,
@@ -69,14 +71,14 @@ impl Common {
 
 /// A signature that somebody is asked for, and on which terms.
 #[derive(Debug, Clone, Copy)]
-pub struct Question<'q> {
+pub struct SignQuestion<'q> {
     /// What would be signed.
     pub sign: &'q SignOperation,
     /// By which rule.
     pub terms: &'q Terms,
 }
 
-impl Question<'_> {
+impl SignQuestion<'_> {
     /// Whether a yes covers what follows, for a while.
     #[must_use]
     pub fn opens_batch(&self) -> bool {
@@ -93,7 +95,7 @@ enum Answer {
 #[derive(Debug)]
 struct Batch {
     common: Common,
-    until: SystemTime,
+    until: BootTime,
     answer: Answer,
 }
 
@@ -117,11 +119,11 @@ impl Batches {
         session: &SessionId,
         operation: &Operation,
         terms: &Terms,
-        now: SystemTime,
+        now: BootTime,
     ) -> Option<Covered> {
         let Operation::Sign(sign) = operation else { return None };
         self.0.retain(|batch| batch.until > now && !matches!(batch.answer, Answer::Yes { left: 0, .. }));
-        let common = Common::of(session, &Question { sign, terms })?;
+        let common = Common::of(session, &SignQuestion { sign, terms })?;
         let batch = self.0.iter_mut().find(|batch| batch.common == common)?;
         match &mut batch.answer {
             Answer::No { reason } => Some(Covered::No(reason.clone())),
@@ -134,7 +136,7 @@ impl Batches {
     }
 
     /// Whether there is such an answer. It is not used up.
-    pub(super) fn has_answer(&self, session: &SessionId, question: &Question<'_>, now: SystemTime) -> bool {
+    pub(super) fn has_answer(&self, session: &SessionId, question: &SignQuestion<'_>, now: BootTime) -> bool {
         let Some(common) = Common::of(session, question) else { return false };
         let terms = question.terms;
         self.0.iter().any(|batch| {
@@ -153,10 +155,10 @@ impl Batches {
         operation: &Operation,
         terms: &Terms,
         answer: Result<RequestId, Option<String>>,
-        now: SystemTime,
+        now: BootTime,
     ) {
         let Operation::Sign(sign) = operation else { return };
-        let Some(common) = Common::of(session, &Question { sign, terms }) else { return };
+        let Some(common) = Common::of(session, &SignQuestion { sign, terms }) else { return };
         self.0.retain(|batch| batch.common != common);
         let (until, answer) = match answer {
             Ok(from) => (now + BATCH_LASTS, Answer::Yes { from, left: BATCH_HOLDS }),
@@ -223,20 +225,16 @@ mod tests {
             Operation::Sign(SignOperation::of(self.facts.clone()))
         }
 
-        fn ask(&self, batches: &mut Batches, now: SystemTime) -> Option<Covered> {
+        fn ask(&self, batches: &mut Batches, now: BootTime) -> Option<Covered> {
             let sign = SignOperation::of(self.facts.clone());
-            let has = batches.has_answer(&self.session, &Question { sign: &sign, terms: &self.terms }, now);
+            let has =
+                batches.has_answer(&self.session, &SignQuestion { sign: &sign, terms: &self.terms }, now);
             let answer = batches.answer(&self.session, &self.operation(), &self.terms, now);
             assert_eq!(has, answer.is_some(), "both say the same");
             answer
         }
 
-        fn answered(
-            &self,
-            batches: &mut Batches,
-            answer: Result<RequestId, Option<String>>,
-            now: SystemTime,
-        ) {
+        fn answered(&self, batches: &mut Batches, answer: Result<RequestId, Option<String>>, now: BootTime) {
             batches.answered(&self.session, &self.operation(), &self.terms, answer, now);
         }
     }
@@ -300,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_yes_never_covers_what_differs_in_more_than_its_content() {
-        let now = SystemTime::now();
+        let now = BootTime::now();
         for answer in [Ok(id()), Err(Some("no".to_owned()))] {
             // Every set of up to three changes: one answer was given to the unchanged question.
             for set in (0_u32..1 << CHANGES.len()).filter(|set| set.count_ones() <= 3) {
@@ -323,7 +321,7 @@ mod tests {
 
     #[test]
     fn tags_and_certificates_are_asked_one_at_a_time() {
-        let now = SystemTime::now();
+        let now = BootTime::now();
         for kind in [SignableKind::Tag, SignableKind::PushCertificate] {
             let mut batches = Batches::default();
             let mut case = Case::new(kind);
@@ -348,13 +346,13 @@ mod tests {
                 assert_eq!(case.ask(&mut batches, now), None, "{kind:?}");
             }
             let sign = SignOperation::of(case.facts.clone());
-            assert!(!Question { sign: &sign, terms: &case.terms }.opens_batch());
+            assert!(!SignQuestion { sign: &sign, terms: &case.terms }.opens_batch());
         }
     }
 
     #[test]
     fn a_yes_covers_so_many_for_a_while_and_a_no_answers_the_ones_that_follow() {
-        let (mut batches, now) = (Batches::default(), SystemTime::now());
+        let (mut batches, now) = (Batches::default(), BootTime::now());
         let one = Case::new(SignableKind::Commit);
         assert_eq!(one.ask(&mut batches, now), None);
         one.answered(&mut batches, Ok(id()), now);

@@ -28,7 +28,7 @@ pub(super) struct Grants(Vec<Grant>);
 impl Grants {
     /// Takes a request that a person approved for its session; a signature opens a batch instead.
     pub(super) fn give(&mut self, asked: &Asked) {
-        let (operation, remote, refs) = match &asked.operation {
+        let (operation, remote, refs) = match &*asked.operation {
             Operation::Sign(_) => return,
             Operation::Fetch(fetch) => ("fetch", fetch.remote.clone(), Vec::new()),
             Operation::Push(push) => {

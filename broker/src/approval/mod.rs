@@ -4,68 +4,134 @@
 //! operation may be done once. Nothing here does I/O; time is an argument.
 
 mod batch;
+mod clock;
 mod grants;
+mod proposal;
 mod queue;
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use keyhatch_policies::{Judgement, Operation, Reason, Terms};
-use keyhatch_protocol::{RequestId, SessionId};
+use bytes::Bytes;
+use futures_util::Stream;
+use keyhatch_policies::{CredentialChoice, Judgement, Operation, Reason, Terms};
+use keyhatch_protocol::{Remote, RequestId, SessionId, SignFacts};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-pub use batch::{BATCH_HOLDS, BATCH_LASTS, Question};
-pub use grants::Grant;
-pub use queue::{Asked, Attached, DecideError, Held, Queue, Scope, Submission};
+use crate::claim::PushClaim;
+use crate::spool::{Integrity, Reading};
 
-/// Names an operation: session, remote, commands and push options. Object names fix the content.
+pub use batch::{BATCH_HOLDS, BATCH_LASTS, SignQuestion};
+pub use clock::{BootTime, Clock, KernelClock};
+pub use grants::Grant;
+pub use proposal::{FactsDiffer, Fetch, Proposal, Push, Question, Signature};
+pub use queue::{Asked, Attached, DecideError, Held, Outcome, Queue, Scope, Submission};
+
+/// Hexadecimal digits of a digest that people read and type: with the request's id they name what was shown.
+pub const SHORT_DIGEST: usize = 12;
+
+/// Names everything that is shown of an operation: session, remote, commands, push options, the facts that inspection
+/// found, and the policy's terms. Equal digests are equal requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Digest(String);
 
-impl Digest {
-    /// The digest of what a session wants to do.
-    #[must_use]
-    pub fn of(session: &SessionId, operation: &Operation) -> Self {
-        let mut hasher = Sha256::new();
-        // Every part is followed by a NUL, which none of them can contain: no two operations share an encoding.
-        let mut part = |text: &str| {
-            hasher.update(text.as_bytes());
-            hasher.update([0]);
-        };
-        part("keyhatch-operation-1");
-        part(session.as_str());
+/// Names what a session wants to do, whatever inspection found this time: a no sticks to this.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Intent(String);
+
+/// SHA-256 over parts that each end with a NUL, which none of them can contain: no two lists share an encoding.
+struct Parts(Sha256);
+
+impl Parts {
+    fn add(&mut self, text: &str) {
+        self.0.update(text.as_bytes());
+        self.0.update([0]);
+    }
+
+    /// Adds what serialises. JSON has no NUL, and says the same of equal values only.
+    fn add_json(&mut self, value: &impl Serialize) {
+        // Facts are text, numbers and lists: there is nothing in them that JSON cannot say.
+        let text = serde_json::to_string(value).unwrap_or_default();
+        self.add(&text);
+    }
+
+    fn finish(self) -> String {
+        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Intent {
+    fn of(session: &SessionId, operation: &Operation) -> Self {
+        Self(Self::parts(session, operation).finish())
+    }
+
+    fn parts(session: &SessionId, operation: &Operation) -> Parts {
+        let mut parts = Parts(Sha256::new());
+        parts.add("keyhatch-operation-2");
+        parts.add(session.as_str());
         match operation {
             Operation::Fetch(fetch) => {
-                part("fetch");
-                part(&fetch.remote.to_string());
+                parts.add("fetch");
+                parts.add(&fetch.remote.to_string());
             }
             Operation::Push(push) => {
-                part("push");
-                part(&push.remote.to_string());
+                parts.add("push");
+                parts.add(&push.remote.to_string());
                 for update in &push.facts.updates {
-                    part(update.old.as_str());
-                    part(update.new.as_str());
-                    part(update.ref_name.as_str());
+                    parts.add(update.old.as_str());
+                    parts.add(update.new.as_str());
+                    parts.add(update.ref_name.as_str());
                 }
-                part("options");
-                push.push_options.iter().for_each(|option| part(option));
+                parts.add("options");
+                push.push_options.iter().for_each(|option| parts.add(option));
             }
             Operation::Sign(sign) => {
-                part("sign");
-                part(sign.facts.kind.word());
-                part(sign.facts.format.word());
-                part(&sign.facts.key);
-                part(&sign.facts.covered);
+                parts.add("sign");
+                parts.add(sign.facts.kind.word());
+                parts.add(sign.facts.format.word());
+                parts.add(&sign.facts.key);
+                parts.add(&sign.facts.covered);
             }
         }
-        Self(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        parts
+    }
+}
+
+impl Digest {
+    /// The digest of what a session wants to do, on the policy's terms.
+    #[must_use]
+    pub fn of(session: &SessionId, operation: &Operation, terms: &Terms) -> Self {
+        let mut parts = Intent::parts(session, operation);
+        parts.add("facts");
+        match operation {
+            Operation::Fetch(_) => {}
+            Operation::Push(push) => parts.add_json(&push.facts),
+            Operation::Sign(sign) => parts.add_json(&(&sign.facts, &sign.changes)),
+        }
+        parts.add("terms");
+        let credential = match &terms.credential {
+            CredentialChoice::Host => ("host", ""),
+            CredentialChoice::None => ("none", ""),
+            CredentialChoice::Named(name) => ("named", name.as_str()),
+        };
+        parts.add_json(&(&terms.rule, &terms.reason, credential, terms.once_only));
+        Self(parts.finish())
     }
 
     /// The hexadecimal digits.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether somebody named this digest: whole, or by its first digits, at least [`SHORT_DIGEST`].
+    #[must_use]
+    pub fn is_named_by(&self, digits: &str) -> bool {
+        digits.len() >= SHORT_DIGEST && self.0.starts_with(digits)
     }
 }
 
@@ -81,22 +147,49 @@ pub enum Authority {
     Grant(RequestId),
 }
 
-/// The proof that this one operation may be done once.
+/// The proof that this one thing may be done once. Made here alone, cannot be copied, and is used up by value:
+///
+/// ```compile_fail,E0451
+/// # use keyhatch_broker::approval::{Approved, Authority, Digest, Push};
+/// # fn take(content: Push, terms: keyhatch_policies::Terms, digest: Digest) -> Approved<Push> {
+/// Approved { content, terms, digest, authority: Authority::Policy }
+/// # }
+/// ```
+///
+/// ```compile_fail,E0599
+/// # use keyhatch_broker::approval::{Approved, Push};
+/// # fn twice(approved: Approved<Push>) -> (Approved<Push>, Approved<Push>) {
+/// (approved.clone(), approved)
+/// # }
+/// ```
+///
+/// One kind is not another, and nothing is pushed without one, nor twice with the same:
+///
+/// ```compile_fail,E0308
+/// # use keyhatch_broker::approval::{Approved, Fetch, Push};
+/// # fn other(fetch: Approved<Fetch>) -> Approved<Push> {
+/// fetch
+/// # }
+/// ```
+///
+/// ```compile_fail,E0382
+/// # use std::sync::Arc;
+/// # use keyhatch_broker::{approval::{Approved, Push}, broker::Broker, session::Session, upstream::Upstream};
+/// # async fn twice(broker: &Arc<Broker>, session: &Arc<Session>, approved: Approved<Push>) {
+/// let first = Upstream::push(broker, session, approved, None).await;
+/// let again = Upstream::push(broker, session, approved, None).await;
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "an approval that is not used does nothing"]
 pub struct Approved<Op> {
-    operation: Op,
+    content: Op,
     terms: Terms,
     digest: Digest,
     authority: Authority,
 }
 
 impl<Op> Approved<Op> {
-    /// What was approved.
-    pub const fn operation(&self) -> &Op {
-        &self.operation
-    }
-
     /// On which terms.
     pub const fn terms(&self) -> &Terms {
         &self.terms
@@ -113,24 +206,79 @@ impl<Op> Approved<Op> {
     }
 }
 
-/// A judged operation: done, held for a person, or refused.
-pub enum Judged {
+impl Approved<Push> {
+    /// Where it goes.
+    pub const fn remote(&self) -> &Remote {
+        &self.content.remote
+    }
+
+    /// Its commands and options.
+    pub const fn claim(&self) -> &Arc<PushClaim> {
+        self.content.sealed.claim()
+    }
+
+    /// How many bytes are sent.
+    pub const fn bytes(&self) -> u64 {
+        self.content.sealed.bytes()
+    }
+
+    /// The bytes that are sent, from the start.
+    ///
+    /// # Errors
+    /// When they are not those that were approved, or the disk fails.
+    pub(crate) async fn body(&self) -> std::io::Result<PushBody> {
+        let reading: Reading = self.content.sealed.read().await?;
+        Ok(PushBody { integrity: reading.integrity(), stream: Box::pin(reading.stream()) })
+    }
+}
+
+impl Approved<Signature> {
+    /// What may be signed.
+    pub const fn facts(&self) -> &SignFacts {
+        &self.content.facts
+    }
+}
+
+/// The bytes of a push that was approved: the only thing that the ways to a server's `receive-pack` take.
+pub(crate) struct PushBody {
+    stream: Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>,
+    integrity: Integrity,
+}
+
+impl PushBody {
+    /// Tells later whether the bytes were the approved ones to the end.
+    pub(crate) fn integrity(&self) -> Integrity {
+        self.integrity.clone()
+    }
+}
+
+impl Stream for PushBody {
+    type Item = std::io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.stream.as_mut().poll_next(context)
+    }
+}
+
+/// A judged proposal: done, held for a person, or refused.
+pub enum Judged<Op> {
     /// May be done.
-    Approved(Approved<Operation>),
+    Approved(Approved<Op>),
     /// Must be asked.
-    Ask(Operation, Terms),
+    Ask(Question<Op>),
     /// Must not be done.
     Denied(Reason),
 }
 
-/// Takes the policy's word for an operation.
-pub fn admit(session: &SessionId, operation: Operation, judgement: Judgement) -> Judged {
+/// Takes the policy's word for a proposal.
+pub fn admit<Op>(session: &SessionId, proposal: Proposal<Op>, judgement: Judgement) -> Judged<Op> {
     match judgement {
         Judgement::Allow(terms) => {
-            let digest = Digest::of(session, &operation);
-            Judged::Approved(Approved { operation, terms, digest, authority: Authority::Policy })
+            let Proposal { content, operation } = proposal;
+            let digest = Digest::of(session, &operation, &terms);
+            Judged::Approved(Approved { content, terms, digest, authority: Authority::Policy })
         }
-        Judgement::Ask(terms) => Judged::Ask(operation, terms),
+        Judgement::Ask(terms) => Judged::Ask(Question { proposal, terms }),
         Judgement::Deny(reason) => Judged::Denied(reason),
     }
 }

@@ -3,18 +3,22 @@
 //! One lock around plain maps. Every rule of the queue is here: once, expired, withdrawn, retried, granted, refused.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use keyhatch_policies::{Operation, Terms};
+use keyhatch_policies::{Operation, PushOperation, Terms};
 use keyhatch_protocol::{RequestId, SessionId, UpdateKind};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
-use super::batch::{Batches, Covered, Question};
+use super::batch::{Batches, Covered, SignQuestion};
 use super::grants::{Grant, Grants};
-use super::{Approved, Authority, Decision, Digest, Patience};
+use super::{
+    Approved, Authority, BootTime, Clock, Decision, Digest, Intent, KernelClock, Patience, Question,
+    Signature,
+};
 
 /// Most requests of one session that can be pending: a person reads none of a flood.
 const MAX_PENDING_PER_SESSION: usize = 16;
@@ -24,6 +28,9 @@ const REMEMBERED: usize = 1_000;
 const BACK_OFF: Duration = Duration::from_secs(30);
 /// The cap of the doubling.
 const MAX_BACK_OFF: Duration = Duration::from_secs(15 * 60);
+
+/// How often somebody who waits looks whether the time is up, at most late by this.
+const LOOKS_AT_CLOCK: Duration = Duration::from_millis(500);
 
 /// How far an approval reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,23 +42,58 @@ pub enum Scope {
     Session,
 }
 
+/// How a request ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// A person agreed.
+    Approved,
+    /// A person said no.
+    Refused,
+    /// Nobody answered while the client waited.
+    Unanswered,
+    /// Its time was up.
+    Expired,
+    /// Its session ended.
+    SessionEnded,
+    /// The session pushes something else to the same ref, as this request.
+    Replaced(RequestId),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Approved => f.write_str("was already approved"),
+            Self::Refused => f.write_str("was already refused"),
+            Self::Unanswered => f.write_str("was not answered in time"),
+            Self::Expired => f.write_str("has expired"),
+            Self::SessionEnded => f.write_str("is withdrawn: its session ended"),
+            Self::Replaced(by) => {
+                write!(f, "is withdrawn: the agent pushes something else now, as request {by}")
+            }
+        }
+    }
+}
+
 /// A decision came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DecideError {
     /// No request of that id was ever asked of this broker.
     #[error("no approval request {0} is pending")]
     Unknown(RequestId),
-    /// Somebody was faster.
-    #[error("request {id} was already {how}")]
-    AlreadyDecided {
+    /// It cannot be decided any more.
+    #[error("request {id} {outcome}")]
+    Over {
         /// Which.
         id: RequestId,
         /// What became of it.
-        how: &'static str,
+        outcome: Outcome,
     },
     /// What was shown is not what is asked now.
     #[error("request {0} is not the operation that was shown")]
     DigestDiffers(RequestId),
+    /// Nobody was shown what it asks for, and the decision does not say what it means.
+    #[error("request {0} was not shown yet")]
+    NotShown(RequestId),
     /// The terms allow only this one operation.
     #[error("request {id} can only be approved once: {why}")]
     OnceOnly {
@@ -70,15 +112,15 @@ pub struct Asked {
     /// Who asks.
     pub session: SessionId,
     /// What for.
-    pub operation: Operation,
+    pub operation: Arc<Operation>,
     /// On which terms.
     pub terms: Terms,
     /// What a decision names.
     pub digest: Digest,
     /// When it was asked.
-    pub created: SystemTime,
+    pub created: BootTime,
     /// When it ends by itself.
-    pub expires: SystemTime,
+    pub expires: BootTime,
     /// Whether the client went away: a decision then waits for its retry.
     pub withdrawn: bool,
 }
@@ -89,11 +131,13 @@ struct Entry {
     patience: Patience,
     waiting: Option<oneshot::Sender<Decision>>,
     approved: bool,
+    /// Whether a person was shown all of it. What an entry asks for never changes.
+    shown: bool,
 }
 
 #[derive(Debug)]
 struct Refusal {
-    until: SystemTime,
+    until: BootTime,
     back_off: Duration,
     reason: Option<String>,
 }
@@ -101,8 +145,8 @@ struct Refusal {
 #[derive(Debug, Default)]
 struct State {
     entries: HashMap<RequestId, Entry>,
-    decided: VecDeque<(RequestId, &'static str)>,
-    refusals: HashMap<(SessionId, Digest), Refusal>,
+    decided: VecDeque<(RequestId, Outcome)>,
+    refusals: HashMap<(SessionId, Intent), Refusal>,
     grants: Grants,
     batches: Batches,
 }
@@ -112,35 +156,38 @@ struct State {
 pub struct Queue {
     state: Mutex<State>,
     changed: watch::Sender<u64>,
+    clock: Box<dyn Clock>,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { state: Mutex::default(), changed: watch::Sender::new(0) }
+        Self::with_clock(Box::new(KernelClock))
     }
 }
 
 /// What became of a question.
 #[derive(Debug)]
-pub enum Submission<'q> {
+pub enum Submission<'q, Op> {
     /// It goes through at once: a grant covers it, or it is the retry of an approved request.
-    Approved(Box<Approved<Operation>>),
+    Approved(Box<Approved<Op>>),
     /// It was refused a moment ago, and the no sticks.
     Refused(Option<String>),
     /// The session asks too much.
     TooMany,
     /// A person has to decide.
-    Held(Held<'q>),
+    Held(Held<'q, Op>),
 }
 
-/// A question that somebody waits on. Dropping it withdraws the request: nothing will be sent.
+/// A question that somebody waits on, with the thing that would be done. Dropping it withdraws the request: nothing will
+/// be done.
 #[derive(Debug)]
-pub struct Held<'q> {
+pub struct Held<'q, Op> {
     queue: &'q Queue,
     id: RequestId,
+    /// Given away with the approval.
+    content: Option<Op>,
     decision: oneshot::Receiver<Decision>,
     attached: Attached,
-    patience: Duration,
 }
 
 /// Whether a held question is new.
@@ -159,113 +206,164 @@ impl Queue {
         self.changed.subscribe()
     }
 
-    /// Asks for a decision on an operation.
-    pub fn submit(
+    /// A queue that reads the time elsewhere.
+    #[must_use]
+    pub fn with_clock(clock: Box<dyn Clock>) -> Self {
+        Self { state: Mutex::default(), changed: watch::Sender::new(0), clock }
+    }
+
+    /// The queue's time.
+    #[must_use]
+    pub fn now(&self) -> BootTime {
+        self.clock.now()
+    }
+
+    /// Asks for a decision. `new_id` makes the id of a new request; one that was used before is not taken.
+    pub fn submit<Op>(
         &self,
         session: &SessionId,
-        (operation, terms): (Operation, Terms),
+        question: Question<Op>,
         patience: Patience,
-        (now, new_id): (SystemTime, RequestId),
-    ) -> Submission<'_> {
-        let digest = Digest::of(session, &operation);
+        mut new_id: impl FnMut() -> RequestId,
+    ) -> Submission<'_, Op> {
+        let now = self.now();
+        let (content, operation, terms) = question.into_parts();
+        let digest = Digest::of(session, &operation, &terms);
+        let intent = Intent::of(session, &operation);
         let mut state = self.lock();
         state.expire(now);
-        if let Some(from) = state.grants.covering(session, &operation, &terms) {
-            let authority = Authority::Grant(from);
-            return Submission::Approved(Box::new(Approved { operation, terms, digest, authority }));
-        }
-        match state.batches.answer(session, &operation, &terms, now) {
-            Some(Covered::Yes(from)) => {
-                let authority = Authority::Grant(from);
-                return Submission::Approved(Box::new(Approved { operation, terms, digest, authority }));
-            }
+        let from = match state.batches.answer(session, &operation, &terms, now) {
             Some(Covered::No(reason)) => return Submission::Refused(reason),
-            None => {}
+            Some(Covered::Yes(from)) => Some(from),
+            None => state.grants.covering(session, &operation, &terms),
+        };
+        if let Some(from) = from {
+            let authority = Authority::Grant(from);
+            return Submission::Approved(Box::new(Approved { content, terms, digest, authority }));
         }
-        if let Some(reason) = state.still_refused(session, &digest, now) {
+        if let Some(reason) = state.still_refused(session, &intent, now) {
             return Submission::Refused(reason);
         }
-        // The retry rule: same session and digest, and inspection found the same facts.
+        // The retry rule: same session, and all that is shown is the same.
         let same = |e: &&mut Entry| {
             e.asked.digest == digest && e.waiting.is_none() && e.asked.operation == operation
         };
         let (sender, decision) = oneshot::channel();
-        if let Some(entry) = state.entries.values_mut().find(same) {
-            let id = entry.asked.id.clone();
-            if entry.approved {
-                drop(state);
-                let approved = |approved| Submission::Approved(Box::new(approved));
-                return self.consume(&id).map_or(Submission::TooMany, approved);
+        let found = state.entries.values_mut().find(same).map(|entry| {
+            if !entry.approved {
+                entry.asked.withdrawn = false;
+                entry.asked.expires = now + patience.held;
             }
-            entry.waiting = Some(sender);
-            entry.asked.withdrawn = false;
-            entry.asked.expires = now + patience.held;
-            drop(state);
-            self.announce();
-            return Submission::Held(Held {
-                queue: self,
-                id,
-                decision,
-                attached: Attached::Again,
-                patience: patience.held,
-            });
-        }
-        if state.entries.values().filter(|e| &e.asked.session == session).count() >= MAX_PENDING_PER_SESSION {
-            return Submission::TooMany;
-        }
-        let id = new_id;
-        let asked = Asked {
-            id: id.clone(),
-            session: session.clone(),
-            operation,
-            terms,
-            digest,
-            created: now,
-            expires: now + patience.held,
-            withdrawn: false,
+            (entry.asked.id.clone(), entry.approved)
+        });
+        let (id, attached) = match found {
+            Some((id, true)) => {
+                let approved = state.consume(&id, content, now);
+                drop(state);
+                self.announce();
+                // It was found under this lock, and has not expired.
+                return approved
+                    .map_or(Submission::TooMany, |approved| Submission::Approved(Box::new(approved)));
+            }
+            Some((id, false)) => (id, Attached::Again),
+            None => {
+                let id = state.unused(&mut new_id);
+                state.replace(session, &operation, &id);
+                if state.entries.values().filter(|e| &e.asked.session == session).count()
+                    >= MAX_PENDING_PER_SESSION
+                {
+                    return Submission::TooMany;
+                }
+                let asked = Asked {
+                    id: id.clone(),
+                    session: session.clone(),
+                    operation,
+                    terms,
+                    digest,
+                    created: now,
+                    expires: now + patience.held,
+                    withdrawn: false,
+                };
+                let entry = Entry { asked, patience, waiting: None, approved: false, shown: false };
+                state.entries.insert(id.clone(), entry);
+                (id, Attached::New)
+            }
         };
-        state.entries.insert(id.clone(), Entry { asked, patience, waiting: Some(sender), approved: false });
+        if let Some(entry) = state.entries.get_mut(&id) {
+            entry.waiting = Some(sender);
+        }
         drop(state);
         self.announce();
-        Submission::Held(Held { queue: self, id, decision, attached: Attached::New, patience: patience.held })
+        Submission::Held(Held { queue: self, id, content: Some(content), decision, attached })
     }
 
     /// Whether an earlier answer covers a signature, so that nobody will look at it.
     #[must_use]
-    pub fn covers(&self, session: &SessionId, question: &Question<'_>, now: SystemTime) -> bool {
-        self.lock().batches.has_answer(session, question, now)
+    pub fn covers(&self, session: &SessionId, question: &Question<Signature>) -> bool {
+        let Operation::Sign(sign) = question.operation() else { return false };
+        let asked = SignQuestion { sign, terms: question.terms() };
+        self.lock().batches.has_answer(session, &asked, self.now())
     }
 
     /// Everything that can be decided now, oldest first.
     #[must_use]
-    pub fn pending(&self, now: SystemTime) -> Vec<Asked> {
+    pub fn pending(&self) -> Vec<Asked> {
         let mut state = self.lock();
-        state.expire(now);
+        state.expire(self.now());
         let mut list: Vec<Asked> =
             state.entries.values().filter(|e| !e.approved).map(|e| e.asked.clone()).collect();
         list.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         list
     }
 
-    /// Decides a request. The digest, where given, must be the one that was shown.
+    /// Renders one request for a person. One that could be rendered can then be approved by its id alone: what an id
+    /// stands for never changes.
     ///
     /// # Errors
-    /// When it is unknown, decided, expired, another operation, or cannot be approved for longer.
+    /// When it cannot be decided.
+    pub fn show<T>(
+        &self,
+        id: &RequestId,
+        render: impl FnOnce(&Asked) -> Option<T>,
+    ) -> Result<Option<T>, DecideError> {
+        let mut state = self.lock();
+        state.expire(self.now());
+        let Some(entry) = state.entries.get(id).filter(|e| !e.approved) else {
+            return Err(state.why_not(id));
+        };
+        let asked = entry.asked.clone();
+        drop(state);
+        // Without the lock: there may be much to render.
+        let rendered = render(&asked);
+        if let Some(entry) = self.lock().entries.get_mut(id) {
+            entry.shown |= rendered.is_some();
+        }
+        Ok(rendered)
+    }
+
+    /// Decides a request. An approval means what the digest names, or what was shown of this request.
+    ///
+    /// # Errors
+    /// When it is unknown, decided, expired, another operation, was not shown, or cannot be approved for longer.
     pub fn decide(
         &self,
         id: &RequestId,
         digest: Option<&str>,
         decision: Decision,
-        now: SystemTime,
     ) -> Result<Asked, DecideError> {
+        let now = self.now();
         // Held across the check and the change: two decisions on one request must not both win.
         let mut state = self.lock();
         state.expire(now);
         let Some(entry) = state.entries.get_mut(id).filter(|e| !e.approved) else {
             return Err(state.why_not(id));
         };
-        if digest.is_some_and(|digest| digest != entry.asked.digest.as_str()) {
-            return Err(DecideError::DigestDiffers(id.clone()));
+        match (digest, &decision) {
+            (Some(digits), _) if !entry.asked.digest.is_named_by(digits) => {
+                return Err(DecideError::DigestDiffers(id.clone()));
+            }
+            (None, Decision::Approved(_)) if !entry.shown => return Err(DecideError::NotShown(id.clone())),
+            _ => {}
         }
         if decision == Decision::Approved(Scope::Session)
             && let Some(why) = once_only(&entry.asked)
@@ -287,9 +385,9 @@ impl Queue {
                 state.refuse(&asked, reason.clone(), now);
                 let no = Err(reason.clone());
                 state.batches.answered(&asked.session, &asked.operation, &asked.terms, no, now);
-                state.finish(id, "refused");
+                state.finish(id, Outcome::Refused);
             }
-            Decision::Unanswered => state.finish(id, "unanswered"),
+            Decision::Unanswered => state.finish(id, Outcome::Unanswered),
         }
         if let Some(waiting) = waiting
             && waiting.send(decision).is_err()
@@ -321,7 +419,7 @@ impl Queue {
             .filter(|(_, e)| &e.asked.session == session)
             .map(|(id, _)| id.clone())
             .collect();
-        ids.iter().for_each(|id| state.finish(id, "withdrawn: its session ended"));
+        ids.iter().for_each(|id| state.finish(id, Outcome::SessionEnded));
         state.grants.forget(session);
         state.batches.forget(session);
         state.refusals.retain(|(of, _), _| of != session);
@@ -329,24 +427,30 @@ impl Queue {
         self.announce();
     }
 
-    /// Uses an approval up: the entry that was shown becomes the proof.
-    fn consume(&self, id: &RequestId) -> Option<Approved<Operation>> {
-        let mut state = self.lock();
-        let asked = state.entries.get(id).filter(|e| e.approved)?.asked.clone();
-        state.finish(id, "approved");
-        drop(state);
+    /// Uses an approval up.
+    fn consume<Op>(&self, id: &RequestId, content: Op) -> Option<Approved<Op>> {
+        let approved = self.lock().consume(id, content, self.now());
         self.announce();
-        let Asked { operation, terms, digest, .. } = asked;
-        Some(Approved { operation, terms, digest, authority: Authority::Person(id.clone()) })
+        approved
     }
 
-    fn close(&self, id: &RequestId, how: &'static str) {
-        self.lock().finish(id, how);
-        self.announce();
+    /// Ends what nobody answered in time; false while there is time.
+    fn is_over(&self, id: &RequestId) -> bool {
+        let now = self.now();
+        let mut state = self.lock();
+        let left = state.entries.get(id).is_some_and(|entry| entry.asked.expires > now);
+        if !left {
+            state.finish(id, Outcome::Unanswered);
+            drop(state);
+            self.announce();
+        }
+        !left
     }
 
-    fn withdraw(&self, id: &RequestId, now: SystemTime) {
+    fn withdraw(&self, id: &RequestId) {
+        let now = self.now();
         let mut state = self.lock();
+        state.expire(now);
         let Some(entry) = state.entries.get_mut(id) else { return };
         entry.waiting = None;
         entry.asked.withdrawn = true;
@@ -365,10 +469,10 @@ impl Queue {
     }
 }
 
-impl Held<'_> {
+impl<Op> Held<'_, Op> {
     /// The id that people type.
     #[must_use]
-    pub fn id(&self) -> &RequestId {
+    pub const fn id(&self) -> &RequestId {
         &self.id
     }
 
@@ -382,40 +486,82 @@ impl Held<'_> {
     ///
     /// # Errors
     /// The decision that was not an approval.
-    pub async fn decided(mut self) -> Result<Approved<Operation>, Decision> {
-        let decision = match tokio::time::timeout(self.patience, &mut self.decision).await {
-            Ok(Ok(decision)) => decision,
-            // The session ended, or nobody answered: both are a no.
-            Ok(Err(_)) | Err(_) => Decision::Unanswered,
-        };
-        match decision {
-            Decision::Approved(_) => self.queue.consume(&self.id).ok_or(Decision::Unanswered),
-            Decision::Unanswered => {
-                self.queue.close(&self.id, "unanswered");
-                Err(Decision::Unanswered)
+    pub async fn decided(mut self) -> Result<Approved<Op>, Decision> {
+        let decision = loop {
+            // A timer does not count while the machine sleeps; the queue's clock does, and is asked often enough.
+            match tokio::time::timeout(LOOKS_AT_CLOCK, &mut self.decision).await {
+                Ok(Ok(decision)) => break decision,
+                // The session ended, or the time was up: both are a no.
+                Ok(Err(_)) => break Decision::Unanswered,
+                Err(_) if self.queue.is_over(&self.id) => {
+                    break self.decision.try_recv().unwrap_or(Decision::Unanswered);
+                }
+                Err(_) => {}
             }
-            refused @ Decision::Refused(_) => Err(refused),
+        };
+        let content = self.content.take();
+        match decision {
+            Decision::Approved(_) => {
+                content.and_then(|content| self.queue.consume(&self.id, content)).ok_or(Decision::Unanswered)
+            }
+            no @ (Decision::Refused(_) | Decision::Unanswered) => Err(no),
         }
     }
 }
 
-impl Drop for Held<'_> {
+impl<Op> Drop for Held<'_, Op> {
     fn drop(&mut self) {
-        self.queue.withdraw(&self.id, SystemTime::now());
+        // What was decided and used has no entry any more.
+        self.queue.withdraw(&self.id);
     }
 }
 
 impl State {
-    fn expire(&mut self, now: SystemTime) {
+    fn expire(&mut self, now: BootTime) {
         let over: Vec<RequestId> =
             self.entries.iter().filter(|(_, e)| e.asked.expires <= now).map(|(id, _)| id.clone()).collect();
-        over.iter().for_each(|id| self.finish(id, "expired"));
+        over.iter().for_each(|id| self.finish(id, Outcome::Expired));
         self.refusals.retain(|_, refusal| refusal.until + refusal.back_off > now);
     }
 
-    fn finish(&mut self, id: &RequestId, how: &'static str) {
+    /// The entry that was shown becomes the proof, while it lasts.
+    fn consume<Op>(&mut self, id: &RequestId, content: Op, now: BootTime) -> Option<Approved<Op>> {
+        self.expire(now);
+        let Asked { terms, digest, .. } = self.entries.get(id).filter(|e| e.approved)?.asked.clone();
+        self.finish(id, Outcome::Approved);
+        Some(Approved { content, terms, digest, authority: Authority::Person(id.clone()) })
+    }
+
+    /// An id that names no other request, and none that people may remember.
+    fn unused(&self, new_id: &mut impl FnMut() -> RequestId) -> RequestId {
+        loop {
+            let id = new_id();
+            if !self.entries.contains_key(&id) && self.decided.iter().all(|(decided, _)| *decided != id) {
+                return id;
+            }
+        }
+    }
+
+    /// Ends what the session does not push any more: withdrawn and undecided, and for a ref that it pushes otherwise now.
+    fn replace(&mut self, session: &SessionId, operation: &Operation, by: &RequestId) {
+        let Operation::Push(new) = operation else { return };
+        let same_ref = |old: &PushOperation| {
+            let mut updates = old.facts.updates.iter();
+            old.remote == new.remote
+                && updates.any(|old| new.facts.updates.iter().any(|new| old.ref_name == new.ref_name))
+        };
+        let is_replaced = |entry: &Entry| {
+            let Operation::Push(old) = &*entry.asked.operation else { return false };
+            &entry.asked.session == session && entry.asked.withdrawn && !entry.approved && same_ref(old)
+        };
+        let over: Vec<RequestId> =
+            self.entries.iter().filter(|(_, e)| is_replaced(e)).map(|(id, _)| id.clone()).collect();
+        over.iter().for_each(|id| self.finish(id, Outcome::Replaced(by.clone())));
+    }
+
+    fn finish(&mut self, id: &RequestId, outcome: Outcome) {
         if self.entries.remove(id).is_some() {
-            self.decided.push_back((id.clone(), how));
+            self.decided.push_back((id.clone(), outcome));
             if self.decided.len() > REMEMBERED {
                 self.decided.pop_front();
             }
@@ -423,28 +569,32 @@ impl State {
     }
 
     fn why_not(&self, id: &RequestId) -> DecideError {
-        if self.entries.contains_key(id) {
-            return DecideError::AlreadyDecided { id: id.clone(), how: "approved" };
+        let id = id.clone();
+        if self.entries.contains_key(&id) {
+            return DecideError::Over { id, outcome: Outcome::Approved };
         }
-        match self.decided.iter().find(|(decided, _)| decided == id) {
-            Some((_, how)) => DecideError::AlreadyDecided { id: id.clone(), how },
-            None => DecideError::Unknown(id.clone()),
+        match self.decided.iter().find(|(decided, _)| *decided == id) {
+            Some((_, outcome)) => DecideError::Over { id, outcome: outcome.clone() },
+            None => DecideError::Unknown(id),
         }
     }
 
-    fn refuse(&mut self, asked: &Asked, reason: Option<String>, now: SystemTime) {
-        let refusal = Refusal { until: now + BACK_OFF, back_off: BACK_OFF, reason };
-        self.refusals.insert((asked.session.clone(), asked.digest.clone()), refusal);
+    /// A second no, to what was asked again when the first had run out, counts for longer than the first.
+    fn refuse(&mut self, asked: &Asked, reason: Option<String>, now: BootTime) {
+        let key = (asked.session.clone(), Intent::of(&asked.session, &asked.operation));
+        let earlier = self.refusals.get(&key).map(|refusal| refusal.back_off);
+        let back_off = earlier.map_or(BACK_OFF, |earlier| (earlier * 2).min(MAX_BACK_OFF));
+        self.refusals.insert(key, Refusal { until: now + back_off, back_off, reason });
     }
 
     /// A no sticks: a repeat within the back-off is refused by itself, and lengthens it.
     fn still_refused(
         &mut self,
         session: &SessionId,
-        digest: &Digest,
-        now: SystemTime,
+        intent: &Intent,
+        now: BootTime,
     ) -> Option<Option<String>> {
-        let refusal = self.refusals.get_mut(&(session.clone(), digest.clone()))?;
+        let refusal = self.refusals.get_mut(&(session.clone(), intent.clone()))?;
         if refusal.until <= now {
             return None;
         }
@@ -456,7 +606,7 @@ impl State {
 
 /// Why this request can never become a standing permission.
 fn once_only(asked: &Asked) -> Option<&'static str> {
-    match &asked.operation {
+    match &*asked.operation {
         Operation::Fetch(_) => None,
         Operation::Sign(_) => Some("an answer covers the signatures that follow for a while as it is"),
         Operation::Push(push) => {

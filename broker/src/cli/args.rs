@@ -183,7 +183,8 @@ pub(crate) struct Approve {
     /// Also later fast-forwards of the same refs of this remote, while the session lasts.
     #[arg(long)]
     pub(crate) session: bool,
-    /// The digest that you were shown; another operation is then refused.
+    /// The digest that you were shown, or its first 12 digits or more; another operation is then refused. For scripts, and
+    /// for requests that `keyhatch show` was not run for.
     #[arg(long, value_name = "HEX")]
     pub(crate) digest: Option<String>,
 }

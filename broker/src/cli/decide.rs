@@ -5,17 +5,17 @@ use std::process::{Command, ExitCode, Stdio};
 
 use super::args::{Approve, Deny, Pending, Show};
 use super::{Failure, paths, print, print_json};
-use crate::approval::Scope;
+use crate::approval::{SHORT_DIGEST, Scope};
 use crate::control::client::{Client, ClientError};
-use crate::control::{Reply, Request, RequestView, Verdict};
+use crate::control::{Listing, Reply, Request, RequestView, Verdict};
 use crate::signer::LockedKey;
 use crate::surface;
 
 pub(super) fn pending(args: &Pending) -> Result<ExitCode, Failure> {
-    let requests = loop {
-        let requests = list(args.wait)?;
-        if !args.wait || !requests.is_empty() {
-            break requests;
+    let Listing { requests, left_out } = loop {
+        let listing = list(args.wait)?;
+        if !args.wait || !listing.requests.is_empty() {
+            break listing;
         }
     };
     if args.json {
@@ -25,6 +25,9 @@ pub(super) fn pending(args: &Pending) -> Result<ExitCode, Failure> {
         for request in &requests {
             let written = surface::written_line(request);
             lines.extend(std::iter::once(surface::line(request)).chain(written).map(|line| line + "\n"));
+        }
+        if left_out > 0 {
+            lines.push_str(&format!("… and {left_out} more requests: decide some of these first\n"));
         }
         lines.extend(locked().iter().map(|key| surface::locked_line(key) + "\n"));
         print(if lines.is_empty() { "nothing waits for a decision\n" } else { &lines })?;
@@ -41,18 +44,18 @@ fn locked() -> Vec<LockedKey> {
     }
 }
 
-fn list(wait: bool) -> Result<Vec<RequestView>, Failure> {
+fn list(wait: bool) -> Result<Listing, Failure> {
     // Without a broker nothing can wait; with --wait one may come.
     let mut client = match Client::connect(&paths()?) {
         Err(ClientError::NotRunning(_)) if wait => {
             std::thread::sleep(std::time::Duration::from_millis(100));
-            return Ok(Vec::new());
+            return Ok(Listing::default());
         }
-        Err(ClientError::NotRunning(_)) => return Ok(Vec::new()),
+        Err(ClientError::NotRunning(_)) => return Ok(Listing::default()),
         client => client?,
     };
     match client.ask(Request::Pending { wait })? {
-        Reply::Pending { requests } => Ok(requests),
+        Reply::Pending(listing) => Ok(listing),
         other => Err(unexpected(&other)),
     }
 }
@@ -74,24 +77,63 @@ pub(super) fn show(args: &Show) -> Result<ExitCode, Failure> {
     } else {
         text.push_str(&format!("\ndiff:    keyhatch show {} --diff\n", args.id));
         text.push_str(&format!(
-            "decide:  keyhatch approve {0}   or   keyhatch deny {0} --reason TEXT\n",
-            args.id
+            "decide:  keyhatch approve {0} --digest {1}   or   keyhatch deny {0} --reason TEXT\n",
+            args.id,
+            short(&shown.request.digest)
         ));
         print(&text)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// The first digits of a digest, as people read and type them.
+fn short(digest: &str) -> &str {
+    digest.get(..SHORT_DIGEST).unwrap_or(digest)
+}
+
 pub(super) fn approve(args: &Approve) -> Result<ExitCode, Failure> {
     let scope = if args.session { Scope::Session } else { Scope::Once };
-    let decision = Verdict::Approve { scope };
-    let request = Request::Decide { id: args.id.clone(), digest: args.digest.clone(), decision };
-    let request = decided(Client::connect(&paths()?)?.ask(request)?)?;
+    let decide = |digest: Option<String>| Request::Decide {
+        id: args.id.clone(),
+        digest,
+        decision: Verdict::Approve { scope },
+    };
+    let mut reply = Client::connect(&paths()?)?.ask(decide(args.digest.clone()))?;
+    if let Reply::NotShown { .. } = &reply {
+        // Nobody saw what it is about: here is somebody who can, or the approval would be a blind one.
+        let Some(digest) = look(args)? else {
+            print("not approved\n")?;
+            return Ok(ExitCode::FAILURE);
+        };
+        reply = Client::connect(&paths()?)?.ask(decide(Some(digest)))?;
+    }
+    let request = decided(reply)?;
     let how = if args.session { "approved for this session" } else { "approved once" };
     let then =
         if request.withdrawn { "; it goes through when the agent runs the same command again" } else { "" };
     print(&format!("{how}: {}{then}\n", surface::line(&request)))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Shows a request to whoever sits at this terminal and asks. Gives the digest of what was shown for a yes.
+fn look(args: &Approve) -> Result<Option<String>, Failure> {
+    let id = &args.id;
+    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+        return Err(Failure::invalid(
+            format!("request {id} was not shown yet"),
+            format!(
+                "look at it: keyhatch show {id}; a script that looked by itself passes --digest, from keyhatch pending --json"
+            ),
+        ));
+    }
+    let shown = match Client::connect(&paths()?)?.ask(Request::Show { id: id.clone() })? {
+        Reply::Shown(shown) => shown,
+        other => return Err(unexpected(&other)),
+    };
+    print(&format!("{}\napprove this? [y/N] ", surface::request(&shown.request)))?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(|e| Failure::internal("the terminal", &e))?;
+    Ok(matches!(answer.trim(), "y" | "yes").then_some(shown.request.digest))
 }
 
 pub(super) fn deny(args: &Deny) -> Result<ExitCode, Failure> {

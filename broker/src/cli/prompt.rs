@@ -84,8 +84,8 @@ impl Prompting {
 fn waiting(paths: &Paths, session: &SessionId) -> Vec<RequestView> {
     let asked = Client::connect(paths).and_then(|mut client| client.ask(Request::Pending { wait: false }));
     match asked {
-        Ok(Reply::Pending { requests }) => {
-            requests.into_iter().filter(|r| &r.session == session && !r.withdrawn).collect()
+        Ok(Reply::Pending(listing)) => {
+            listing.requests.into_iter().filter(|r| &r.session == session && !r.withdrawn).collect()
         }
         // A broker that is gone has nothing to ask.
         _ => Vec::new(),

@@ -6,24 +6,24 @@
 pub mod client;
 mod container;
 pub mod server;
+mod view;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use keyhatch_policies::rules::{FileInside, Mount};
-use keyhatch_policies::{CredentialChoice, Operation};
-use keyhatch_protocol::{
-    ChangedFile, CommitFact, RequestId, Risk, SessionId, SignFacts, TagFact, UpdateFact,
-};
+use keyhatch_protocol::{RequestId, SessionId};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::approval::{Asked, Grant, Question, Scope, seconds};
+use crate::approval::{Grant, Scope};
 use crate::observe::Attempt;
 use crate::registries::Answer;
 use crate::session::container::{Container, SessionName};
 use crate::session::report::{Section, SessionReport};
 use crate::signer::LockedKey;
+
+pub use view::{Listing, RequestView, ShownRequest};
 
 /// The version that both ends must speak: they are two runs of one program, but an old broker may still be up.
 pub const VERSION: u32 = 1;
@@ -101,7 +101,7 @@ pub enum Request {
     Decide {
         /// Which.
         id: RequestId,
-        /// The digest that was shown, where the surface showed one.
+        /// The digest that was shown, whole or its first digits; none where `show` showed the request.
         digest: Option<String>,
         /// What was decided.
         decision: Verdict,
@@ -206,12 +206,14 @@ pub enum Reply {
     /// What a session did.
     Report(Box<SessionReport>),
     /// What waits.
-    Pending {
-        /// Oldest first.
-        requests: Vec<RequestView>,
-    },
+    Pending(Listing),
     /// One request, with its diff.
     Shown(Box<ShownRequest>),
+    /// The request was not decided: nobody was shown what it asks for, and the decision does not name it.
+    NotShown {
+        /// Which.
+        id: RequestId,
+    },
     /// The decision counts.
     Decided {
         /// The request that was decided.
@@ -301,178 +303,4 @@ pub struct SessionView {
     pub expires: Option<u64>,
     /// What the user calls it.
     pub name: Option<SessionName>,
-}
-
-/// A request as `keyhatch pending --json` prints it. Stable: fields are added, never changed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RequestView {
-    /// What people type.
-    pub id: RequestId,
-    /// Who asks.
-    pub session: SessionId,
-    /// `push`, `fetch` or `sign`.
-    pub operation: String,
-    /// The remote's URL; empty for a signature.
-    pub remote: String,
-    /// SHA-256 over session, remote, commands and push options, in hexadecimal.
-    pub digest: String,
-    /// When it was asked, in seconds since the epoch.
-    pub created: u64,
-    /// When it ends by itself, in seconds since the epoch.
-    pub expires: u64,
-    /// Whether the client went away; an approval then waits for its retry.
-    pub withdrawn: bool,
-    /// The policy's rule that asks.
-    pub rule: String,
-    /// Why it asks.
-    pub reason: String,
-    /// Whether it can only be approved once.
-    pub once_only: bool,
-    /// The credential's name: `host`, `none`, or one that the user named.
-    pub credential: String,
-    /// What happens to each ref; empty for a fetch.
-    pub updates: Vec<UpdateFact>,
-    /// The options of `git push -o`.
-    pub push_options: Vec<String>,
-    /// What to look at.
-    pub risks: Vec<Risk>,
-    /// How many commits upstream does not have.
-    pub commit_count: u64,
-    /// The newest of them.
-    pub commits: Vec<CommitFact>,
-    /// The annotated tags that are brought.
-    #[serde(default)]
-    pub tags: Vec<TagFact>,
-    /// Whether it is known what changes; for a signature it may not be.
-    #[serde(default)]
-    pub changes_known: bool,
-    /// How many files change.
-    pub file_count: u64,
-    /// The first of them.
-    pub files: Vec<ChangedFile>,
-    /// Added lines.
-    pub added: u64,
-    /// Removed lines.
-    pub removed: u64,
-    /// Size of the pack in bytes.
-    pub pack_bytes: u64,
-    /// What would be signed; only for a signature.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signature: Option<SignFacts>,
-    /// Whether an approval covers the signatures that follow, for a while.
-    #[serde(default)]
-    pub batch: bool,
-}
-
-/// A request with its diff.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ShownRequest {
-    /// The request.
-    #[serde(flatten)]
-    pub request: RequestView,
-    /// The diff as unified text; it holds what the session wrote.
-    pub diff: String,
-    /// Whether the diff was cut.
-    pub diff_cut: bool,
-}
-
-/// Commits and files in a listing; `show` has them all.
-const LISTED: usize = 50;
-
-impl RequestView {
-    /// Renders a request for surfaces.
-    #[must_use]
-    pub fn of(asked: &Asked, whole: bool) -> Self {
-        let most = if whole { usize::MAX } else { LISTED };
-        let mut view = Self {
-            id: asked.id.clone(),
-            session: asked.session.clone(),
-            operation: String::new(),
-            remote: String::new(),
-            digest: asked.digest.as_str().to_owned(),
-            created: seconds(asked.created),
-            expires: seconds(asked.expires),
-            withdrawn: asked.withdrawn,
-            rule: asked.terms.rule.clone(),
-            reason: asked.terms.reason.clone(),
-            once_only: asked.terms.once_only,
-            credential: credential_name(&asked.terms.credential),
-            updates: Vec::new(),
-            push_options: Vec::new(),
-            risks: Vec::new(),
-            commit_count: 0,
-            commits: Vec::new(),
-            tags: Vec::new(),
-            changes_known: false,
-            file_count: 0,
-            files: Vec::new(),
-            added: 0,
-            removed: 0,
-            pack_bytes: 0,
-            signature: None,
-            batch: false,
-        };
-        match &asked.operation {
-            Operation::Sign(sign) => {
-                view.operation = "sign".into();
-                view.signature = Some(sign.facts.clone());
-                view.batch = Question { sign, terms: &asked.terms }.opens_batch();
-                view.risks.clone_from(&sign.facts.risks);
-                view.once_only = true;
-                if let Some(changes) = &sign.changes {
-                    view.changes_known = true;
-                    view.file_count = changes.file_count;
-                    view.files = changes.files.iter().take(most).cloned().collect();
-                    view.added = changes.added;
-                    view.removed = changes.removed;
-                }
-            }
-            Operation::Fetch(fetch) => {
-                view.operation = "fetch".into();
-                view.remote = fetch.remote.to_string();
-            }
-            Operation::Push(push) => {
-                let facts = &push.facts;
-                view.operation = "push".into();
-                view.remote = push.remote.to_string();
-                view.updates.clone_from(&facts.updates);
-                view.push_options.clone_from(&push.push_options);
-                view.risks = facts.risks.iter().take(most).cloned().collect();
-                view.commit_count = facts.commit_count;
-                view.commits = facts.commits.iter().take(most).cloned().collect();
-                view.tags = facts.tags.iter().take(most).cloned().collect();
-                view.changes_known = true;
-                view.file_count = facts.file_count;
-                view.files = facts.files.iter().take(most).cloned().collect();
-                view.added = facts.added;
-                view.removed = facts.removed;
-                view.pack_bytes = facts.pack_bytes;
-            }
-        }
-        view
-    }
-}
-
-impl ShownRequest {
-    /// Renders a request with its diff.
-    #[must_use]
-    pub fn of(asked: &Asked) -> Self {
-        let (diff, diff_cut) = match &asked.operation {
-            Operation::Fetch(_) => (String::new(), false),
-            Operation::Sign(sign) => match &sign.changes {
-                Some(changes) => (changes.diff.clone(), changes.diff_cut),
-                None => (String::new(), false),
-            },
-            Operation::Push(push) => (push.facts.diff.clone(), push.facts.diff_cut),
-        };
-        Self { request: RequestView::of(asked, true), diff, diff_cut }
-    }
-}
-
-fn credential_name(choice: &CredentialChoice) -> String {
-    match choice {
-        CredentialChoice::Host => "host".into(),
-        CredentialChoice::None => "none".into(),
-        CredentialChoice::Named(name) => name.clone(),
-    }
 }

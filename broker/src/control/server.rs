@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use keyhatch_policies::{Policy, PolicyError};
 use keyhatch_protocol::frame::{self, FrameError, MAX_CONTROL_FRAME};
@@ -15,10 +15,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::{
-    Envelope, OpenedSession, Reply, Request, RequestView, SessionView, ShownRequest, VERSION, Verdict,
-    container,
+    Envelope, Listing, OpenedSession, Reply, Request, RequestView, SessionView, ShownRequest, VERSION,
+    Verdict, container,
 };
-use crate::approval::{DecideError, Decision, seconds};
+use crate::approval::{Asked, DecideError, Decision, Outcome, seconds};
 use crate::broker::Broker;
 use crate::cause::chain;
 use crate::front;
@@ -74,7 +74,16 @@ async fn connection(mut stream: UnixStream, broker: Arc<Broker>, token: Arc<str>
         Ok(Err(FrameError::Io(_))) | Err(_) => return,
         Ok(Err(error)) => failed(&error.to_string(), "this is not a keyhatch command's message"),
     };
-    if let Err(error) = write(&mut stream, &reply).await {
+    let written = match write(&mut stream, &reply).await {
+        // Nothing of it was written: whoever asked is told, and does not wait for an answer that cannot come.
+        Err(FrameError::TooLong { .. }) => {
+            let too_long =
+                failed("the answer is too long for one message", "keyhatch audit log has what happened");
+            write(&mut stream, &too_long).await
+        }
+        written => written,
+    };
+    if let Err(error) = written {
         tracing::debug!(%error, "a command went away before its answer");
     }
 }
@@ -99,9 +108,14 @@ async fn answer(stream: &mut UnixStream, broker: &Arc<Broker>, request: Request)
         Request::AttachSockets { session, runner } => attach(stream, broker, (&session, runner)).await,
         Request::Pending { wait } => pending(stream, broker, wait).await?,
         Request::Show { id } => {
-            match broker.queue.pending(SystemTime::now()).iter().find(|asked| asked.id == id) {
-                Some(asked) => Reply::Shown(Box::new(ShownRequest::of(asked))),
-                None => undecidable(&DecideError::Unknown(id)),
+            let render = |asked: &Asked| ShownRequest::of(asked, broker.queue.now());
+            match broker.queue.show(&id, render) {
+                Ok(Some(shown)) => Reply::Shown(Box::new(shown)),
+                Ok(None) => failed(
+                    &format!("request {id} cannot be shown, so it cannot be approved"),
+                    &format!("keyhatch deny {id}"),
+                ),
+                Err(error) => undecidable(&error),
             }
         }
         Request::Decide { id, digest, decision } => {
@@ -109,8 +123,10 @@ async fn answer(stream: &mut UnixStream, broker: &Arc<Broker>, request: Request)
                 Verdict::Approve { scope } => Decision::Approved(scope),
                 Verdict::Deny { reason } => Decision::Refused(reason),
             };
-            match broker.queue.decide(&id, digest.as_deref(), decision, SystemTime::now()) {
-                Ok(asked) => Reply::Decided { request: Box::new(RequestView::of(&asked, false)) },
+            match broker.queue.decide(&id, digest.as_deref(), decision) {
+                Ok(asked) => {
+                    Reply::Decided { request: Box::new(RequestView::of(&asked, broker.queue.now())) }
+                }
                 Err(error) => undecidable(&error),
             }
         }
@@ -261,14 +277,13 @@ async fn pending(stream: &UnixStream, broker: &Broker, wait: bool) -> Option<Rep
     let deadline = tokio::time::Instant::now() + LONGEST_WAIT;
     loop {
         changes.borrow_and_update();
-        let pending = broker.queue.pending(SystemTime::now());
+        let pending = broker.queue.pending();
         if !wait || !pending.is_empty() {
-            let requests = pending.iter().map(|asked| RequestView::of(asked, false)).collect();
-            return Some(Reply::Pending { requests });
+            return Some(Reply::Pending(Listing::of(&pending, broker.queue.now())));
         }
         tokio::select! {
             changed = changes.changed() => changed.ok()?,
-            () = tokio::time::sleep_until(deadline) => return Some(Reply::Pending { requests: Vec::new() }),
+            () = tokio::time::sleep_until(deadline) => return Some(Reply::Pending(Listing::default())),
             () = client_left(stream) => return None,
         }
     }
@@ -287,11 +302,15 @@ pub(super) async fn client_left(stream: &UnixStream) {
 
 fn undecidable(error: &DecideError) -> Reply {
     let hint = match error {
-        DecideError::Unknown(_) | DecideError::AlreadyDecided { .. } => "keyhatch pending lists what waits",
-        DecideError::DigestDiffers(_) => "look at it again: keyhatch show ID",
-        DecideError::OnceOnly { .. } => "approve it once, without --session",
+        DecideError::NotShown(id) => return Reply::NotShown { id: id.clone() },
+        DecideError::Over { outcome: Outcome::Replaced(by), .. } => {
+            format!("look at what it is now: keyhatch show {by}")
+        }
+        DecideError::Unknown(_) | DecideError::Over { .. } => "keyhatch pending lists what waits".to_owned(),
+        DecideError::DigestDiffers(id) => format!("look at it again: keyhatch show {id}"),
+        DecideError::OnceOnly { .. } => "approve it once, without --session".to_owned(),
     };
-    failed(&error.to_string(), hint)
+    failed(&error.to_string(), &hint)
 }
 
 pub(super) fn failed(message: &str, hint: &str) -> Reply {

@@ -11,10 +11,10 @@ use keyhatch_policies::{PushLimits, push_credential};
 use keyhatch_protocol::{CarriedSignature, Facts, Remote, SignatureFact};
 
 use super::Front;
-use super::spool::Spooled;
 use crate::cause::chain;
 use crate::inspect::{self, InspectError, Inspected, Limits, Order, base_packs};
 use crate::signer::MadeSignature;
+use crate::spool::Sealed;
 use crate::upstream::Upstream;
 
 /// Rounds with upstream: history first, then the files that the diff compares, then what those showed.
@@ -26,7 +26,7 @@ const MAX_KEPT: u64 = 512 * 1024 * 1024;
 ///
 /// # Errors
 /// When the push is refused, or the inspector did not answer.
-pub(super) async fn of(front: &Front, remote: &Remote, spooled: &Spooled) -> Result<Facts, InspectError> {
+pub(super) async fn of(front: &Front, remote: &Remote, sealed: &Sealed) -> Result<Facts, InspectError> {
     let session = &front.session;
     let credential = push_credential(&session.policy, &session.project, remote);
     let upstream = Upstream::connect(&front.broker, session, remote, &credential);
@@ -34,9 +34,9 @@ pub(super) async fn of(front: &Front, remote: &Remote, spooled: &Spooled) -> Res
     let PushLimits { pack_bytes, objects } = session.policy.limits();
     let kept = upstream.base_store();
     let mut order = Order {
-        object_format: spooled.claim.object_format,
-        updates: spooled.claim.updates.clone(),
-        pack_offset: spooled.claim.pack_offset,
+        object_format: sealed.claim().object_format,
+        updates: sealed.claim().updates.clone(),
+        pack_offset: sealed.claim().pack_offset,
         quarantine: PathBuf::new(),
         objects: session
             .objects
@@ -54,7 +54,7 @@ pub(super) async fn of(front: &Front, remote: &Remote, spooled: &Spooled) -> Res
         // Each inspection starts afresh: what an earlier one left is not trusted.
         order.quarantine = quarantine.path().join(format!("round-{round}"));
         fs::create_dir(&order.quarantine)?;
-        let Inspected { facts, missing, absent } = inspect::inspect(&order, &spooled.file).await?;
+        let Inspected { facts, missing, absent } = inspect::inspect(&order, sealed.file()).await?;
         let settled = async || match absent {
             Some(refusal) => Err(refusal.into()),
             None => Ok(with_signatures(front, facts).await),

@@ -7,12 +7,11 @@ use axum::extract::Request;
 use axum::http::header;
 use axum::response::Response;
 use futures_util::TryStreamExt;
-use keyhatch_policies::{FetchOperation, Operation, Terms, judge};
+use keyhatch_policies::{Terms, judge};
 use keyhatch_protocol::Remote;
-use std::time::SystemTime;
 
 use super::{Front, advertisement, git_protocol, refuse, served};
-use crate::approval::{Judged, Patience, Submission, admit};
+use crate::approval::{Judged, Patience, Proposal, Submission, admit};
 use crate::broker::{Broker, WITHDRAWN};
 use crate::cause::chain;
 use crate::session::Admitted;
@@ -54,7 +53,7 @@ pub(super) async fn upload_pack(front: Front, remote: Remote, request: Request) 
     let encoding = request.headers().get(header::CONTENT_ENCODING).and_then(|v| v.to_str().ok());
     let encoding = encoding.map(str::to_owned);
     let body = request.into_body().into_data_stream().map_err(std::io::Error::other);
-    match upstream.rpc(Service::UploadPack, version.as_deref(), encoding.as_deref(), body).await {
+    match upstream.upload_pack(version.as_deref(), encoding.as_deref(), body).await {
         Ok(stream) => {
             let (session, mut listing) = (front.session.clone(), advertisement::Listing::default());
             let noted = stream.inspect_ok(move |bytes| session.upstreams.note(&remote, listing.see(bytes)));
@@ -73,9 +72,9 @@ pub(super) async fn admitted(front: &Front, remote: &Remote) -> Result<Terms, St
         return Ok(terms);
     }
     let session = &front.session;
-    let operation = Operation::Fetch(FetchOperation { remote: remote.clone() });
-    let judgement = judge(&session.policy, &session.project, &operation);
-    let approved = match admit(&session.id, operation, judgement) {
+    let proposal = Proposal::fetch(remote.clone());
+    let judgement = judge(&session.policy, &session.project, proposal.operation());
+    let approved = match admit(&session.id, proposal, judgement) {
         Judged::Approved(approved) => approved,
         Judged::Denied(reason) => {
             let text = format!("fetch denied: {}\nhint: {}", reason.text, reason.hint);
@@ -83,10 +82,9 @@ pub(super) async fn admitted(front: &Front, remote: &Remote) -> Result<Terms, St
             front.broker.refuse(&session.id, "fetch-denied", fields).await;
             return Err(text);
         }
-        Judged::Ask(operation, terms) => {
+        Judged::Ask(question) => {
             let patience = Patience { held: session.policy.approval_timeout(), withdrawn: WITHDRAWN };
-            let at = (SystemTime::now(), Broker::new_request_id());
-            match front.broker.queue.submit(&session.id, (operation, terms), patience, at) {
+            match front.broker.queue.submit(&session.id, question, patience, Broker::new_request_id) {
                 Submission::Approved(approved) => *approved,
                 Submission::Refused(why) => return Err(refused(why)),
                 Submission::TooMany => return Err("too many requests of this session wait already".into()),

@@ -10,7 +10,6 @@ mod lfs;
 mod on_host;
 mod push;
 mod report;
-mod spool;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -38,7 +37,6 @@ use crate::session::Session;
 use crate::upstream::Service;
 
 pub use on_host::OnHost;
-pub use spool::Room;
 
 /// How long a client may take to send its headers: git sends them in one write.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,30 +1,31 @@
 //! A push: claim, inspection, judgement, approval, forwarding, record. The spine of the design in one file.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use keyhatch_policies::{
-    Operation, PushOperation, Service as PolicyService, Terms, judge, judge_ref, judge_remote,
-    push_credential,
-};
-use keyhatch_protocol::{ObjectId, RefName, RefUpdate, Remote, UpdateKind};
+use keyhatch_policies::{Service as PolicyService, judge, judge_ref, judge_remote, push_credential};
+use keyhatch_protocol::{RefUpdate, Remote};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::report::{self, Outcome};
-use super::spool::{Arrived, Dropped, Spooled, take_in};
+
 use super::{Front, advertisement, facts, git_protocol, refuse, served};
-use crate::approval::{Approved, Attached, Authority, Decision, Judged, Patience, Submission, admit};
+use crate::approval::{
+    self, Approved, Attached, Authority, Decision, Judged, Patience, Proposal, Question, Submission, admit,
+};
 use crate::broker::{Broker, WITHDRAWN};
 use crate::cause::chain;
 use crate::claim::{Certificate, PushClaim};
-use crate::upstream::{Answer, HeldConnection, Service, Upstream, UpstreamError, certificate_offer};
+use crate::spool::{Altered, Arrived, Dropped, Sealed, SpoolTarget, spool_push};
+use crate::upstream::{HeldConnection, PushAnswer, Service, Upstream, UpstreamError, certificate_offer};
 
 /// How often a held client is written to, so that a dead connection is noticed: git's own default is 5 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -73,8 +74,9 @@ pub(super) async fn receive_pack(front: Front, remote: Remote, request: Request)
         return refuse("a compressed push is not a form that git sends");
     }
     let early = |claim: &PushClaim| forbidden(&front, &remote, claim).is_some();
-    let (limit, spool) = (session.policy.limits().pack_bytes, front.broker.paths.spool());
-    let arrived = take_in(request.into_body(), (&spool, &session.spool), limit, early).await;
+    let (limit, directory) = (session.policy.limits().pack_bytes, front.broker.paths.spool());
+    let target = SpoolTarget { directory: &directory, quota: &session.spool, limit };
+    let arrived = spool_push(request.into_body(), target, early).await;
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
     let body = Body::from_stream(futures_util::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|bytes: Bytes| (Ok::<_, io::Error>(bytes), receiver))
@@ -95,12 +97,12 @@ pub(super) async fn receive_pack(front: Front, remote: Remote, request: Request)
             record_denial(&front, &remote, &claim.updates, &reasons).await;
             return served(Service::ReceivePack, "result", Body::from(refusal(&claim, &reasons)));
         }
-        Ok(Arrived::Push(spooled)) => {
-            let certificate = spooled.claim.certificate.as_ref();
+        Ok(Arrived::Push(sealed)) => {
+            let certificate = sealed.claim().certificate.as_ref();
             let nonce = certificate.map(|one| one.promise.nonce.as_deref().unwrap_or_default());
             let held = Mutex::new(front.session.held.take(&remote, nonce));
             let push = Push { front, remote, client: Client { sender }, held };
-            tokio::spawn(push.run(spooled));
+            tokio::spawn(push.run(sealed));
         }
         Err(error) => {
             tracing::info!(%remote, error = %chain(&error), "a push was not taken in");
@@ -121,8 +123,8 @@ fn forbidden(front: &Front, remote: &Remote, claim: &PushClaim) -> Option<Vec<(S
         .updates
         .iter()
         .filter_map(|update| {
-            let kinds = possible_kinds(update);
-            let reason = judge_ref(&session.policy, &session.project, remote, &update.ref_name, &kinds)?;
+            let kinds = update.possible_kinds();
+            let reason = judge_ref(&session.policy, &session.project, remote, &update.ref_name, kinds)?;
             Some((update.ref_name.to_string(), format!("keyhatch: {}", reason.text)))
         })
         .collect();
@@ -138,21 +140,15 @@ fn counts_elsewhere(front: &Front, remote: &Remote, certificate: &Certificate) -
     (!given).then_some("keyhatch: the push certificate's nonce is not one that upstream gave to this session")
 }
 
-fn possible_kinds(update: &RefUpdate) -> Vec<UpdateKind> {
-    match (update.old.is_zero(), update.new.is_zero()) {
-        (_, true) => vec![UpdateKind::Delete],
-        (true, false) => vec![UpdateKind::Create],
-        (false, false) => vec![UpdateKind::FastForward, UpdateKind::Force],
-    }
-}
-
 fn refusal(claim: &PushClaim, reasons: &[(String, String)]) -> Bytes {
     let guilty = reasons.first().map_or("another ref", |(name, _)| name.as_str());
+    let by_ref: HashMap<&str, &str> =
+        reasons.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
     report::refusal(claim, |name| {
-        let own = reasons.iter().find(|(refused, _)| refused == name.as_str());
+        let own = by_ref.get(name.as_str());
         own.map_or_else(
             || format!("keyhatch: not sent, because {guilty} was refused"),
-            |(_, why)| why.clone(),
+            |why| (*why).to_owned(),
         )
     })
 }
@@ -199,9 +195,9 @@ struct Push {
 }
 
 impl Push {
-    async fn run(self, spooled: Spooled) {
-        let claim = spooled.claim.clone();
-        let Err(not_sent) = self.steps(spooled).await else { return };
+    async fn run(self, sealed: Sealed) {
+        let claim = sealed.claim().clone();
+        let Err(not_sent) = self.steps(sealed).await else { return };
         let reason = match not_sent {
             NotSent::Withdrawn => "keyhatch: withdrawn: the client went away".to_owned(),
             NotSent::Refused(reason) => reason,
@@ -216,38 +212,40 @@ impl Push {
     }
 
     /// inspect → judge → approve → record → forward → record.
-    async fn steps(&self, spooled: Spooled) -> Result<(), NotSent> {
-        let operation = self.inspect(&spooled).await?;
+    async fn steps(&self, sealed: Sealed) -> Result<(), NotSent> {
+        let claim = sealed.claim().clone();
+        let proposal = self.inspect(sealed).await?;
         let session = &self.front.session;
-        let judgement = judge(&session.policy, &session.project, &operation);
-        let approved = match admit(&session.id, operation, judgement) {
+        let judgement = judge(&session.policy, &session.project, proposal.operation());
+        let approved = match admit(&session.id, proposal, judgement) {
             Judged::Approved(approved) => approved,
             Judged::Denied(reason) => return Err(NotSent::Refused(format!("keyhatch: {}", reason.text))),
-            Judged::Ask(operation, terms) => self.ask(&spooled.claim, (operation, terms)).await?,
+            Judged::Ask(question) => self.ask(&claim, question).await?,
         };
-        self.forward(approved, spooled).await
+        self.forward(approved).await
     }
 
-    async fn inspect(&self, spooled: &Spooled) -> Result<Operation, NotSent> {
-        let facts = facts::of(&self.front, &self.remote, spooled).await.map_err(|error| {
+    async fn inspect(&self, sealed: Sealed) -> Result<Proposal<approval::Push>, NotSent> {
+        let facts = facts::of(&self.front, &self.remote, &sealed).await.map_err(|error| {
             tracing::info!(remote = %self.remote, error = %chain(&error), "a push did not pass inspection");
             NotSent::Refused(format!("keyhatch: {}", error.for_session()))
         })?;
-        let push_options = spooled.claim.push_options.clone();
-        Ok(Operation::Push(PushOperation { remote: self.remote.clone(), facts, push_options }))
+        Proposal::push(self.remote.clone(), sealed, facts).map_err(|error| {
+            tracing::error!(remote = %self.remote, %error, "a push was not described by its inspection");
+            NotSent::Refused("keyhatch: the push cannot be inspected".into())
+        })
     }
 
     /// Holds the client until a person decides, or until it goes away.
     async fn ask(
         &self,
         claim: &PushClaim,
-        question: (Operation, Terms),
-    ) -> Result<Approved<Operation>, NotSent> {
+        question: Question<approval::Push>,
+    ) -> Result<Approved<approval::Push>, NotSent> {
         let broker = self.front.broker.clone();
         let session = &self.front.session;
         let patience = Patience { held: session.policy.approval_timeout(), withdrawn: WITHDRAWN };
-        let at = (SystemTime::now(), Broker::new_request_id());
-        let held = match broker.queue.submit(&session.id, question, patience, at) {
+        let held = match broker.queue.submit(&session.id, question, patience, Broker::new_request_id) {
             Submission::Approved(approved) => return Ok(*approved),
             Submission::Refused(why) => return Err(NotSent::Refused(refused(why))),
             Submission::TooMany => {
@@ -276,40 +274,46 @@ impl Push {
     }
 
     /// Sends exactly the bytes that were approved, on a fresh connection, and relays what upstream says.
-    async fn forward(&self, approved: Approved<Operation>, spooled: Spooled) -> Result<(), NotSent> {
-        let session = &self.front.session;
-        let mut fields = described(&self.remote, &approved, &spooled);
-        if let Some(certificate) = &spooled.claim.certificate {
+    async fn forward(&self, approved: Approved<approval::Push>) -> Result<(), NotSent> {
+        let (broker, session) = (&self.front.broker, &self.front.session);
+        let claim = approved.claim().clone();
+        let mut fields = described(&approved);
+        if let Some(certificate) = &claim.certificate {
             fields.push(("certificate", self.certificate(certificate).await));
         }
         let unrecorded = |error: crate::audit::AuditError| {
             tracing::error!(%error, "a push could not be recorded, so it was not made");
             NotSent::Refused(format!("keyhatch: {error}"))
         };
-        self.front.broker.record(&session.id, "push-sending", fields.clone()).await.map_err(unrecorded)?;
-        let claim = &spooled.claim;
-        let mut answer = match self.send(&approved, &spooled).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                tracing::info!(remote = %self.remote, error = %chain(&error), "an upstream did not take a push");
-                let reason = format!("keyhatch: {}", first_line(&error.for_session()));
-                fields.push(("outcome", json!("not-sent")));
-                fields.push(("error", error.to_string().into()));
-                self.record_after(fields).await;
-                return Err(NotSent::Refused(reason));
-            }
-        };
+        broker.record(&session.id, "push-sending", fields.clone()).await.map_err(unrecorded)?;
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match Upstream::push(broker, session, approved, held).await {
+            Ok(answer) => self.relay(&claim, answer, fields).await,
+            Err(error) => Err(self.not_sent(&error, fields).await),
+        }
+    }
+
+    /// Passes on what upstream says, and records what became of the push.
+    async fn relay(
+        &self,
+        claim: &PushClaim,
+        sent: PushAnswer,
+        fields: Vec<(&'static str, Value)>,
+    ) -> Result<(), NotSent> {
+        let PushAnswer { mut answer, integrity } = sent;
         let mut outcome = Outcome::new(claim);
         let (mut broken, mut recorded) = (false, false);
         while let Some(chunk) = answer.next().await {
             match chunk {
                 Ok(bytes) => {
-                    outcome.see(&bytes);
-                    session.upstreams.note(&self.remote, taken(claim, &outcome));
+                    let taken = outcome.see(&bytes);
+                    let taken = taken.into_iter().map(|at| &claim.updates[at]).filter(|u| !u.new.is_zero());
+                    let taken = taken.map(|update| (update.ref_name.clone(), update.new.clone()));
+                    self.front.session.upstreams.note(&self.remote, taken);
                     // Before the client knows: its session may be closed at once, and its report says what was pushed.
-                    if !recorded && outcome.is_whole() {
+                    if !recorded && outcome.is_whole() && !integrity.is_broken() {
                         recorded = true;
-                        self.record_after(answered(fields.clone(), true, &outcome.lines())).await;
+                        self.record_after(answered(fields.clone(), true, &outcome)).await;
                     }
                     // A client that left now does not stop what was approved and sent.
                     self.client.send(bytes).await;
@@ -321,16 +325,34 @@ impl Push {
                 }
             }
         }
-        let lines = outcome.lines();
-        if !recorded {
-            let known = !broken && !lines.is_empty() || !claim.report_status;
-            self.record_after(answered(fields, known, &lines)).await;
+        let silent = outcome.lines().is_empty();
+        if integrity.is_broken() {
+            let not_sent = self.not_sent(&UpstreamError::Altered(Altered), fields).await;
+            // A client that has upstream's report takes no second one.
+            return if silent { Err(not_sent) } else { Ok(()) };
         }
-        if lines.is_empty() && claim.report_status {
+        if !recorded {
+            let known = !broken && !silent || !claim.report_status;
+            self.record_after(answered(fields, known, &outcome)).await;
+        }
+        if silent && claim.report_status {
             let text = "keyhatch: upstream broke off; whether it took the push is unknown: fetch to see";
             self.client.send(report::refusal(claim, |_| text.to_owned())).await;
         }
         Ok(())
+    }
+
+    /// Records that upstream did not get the push, and why.
+    async fn not_sent(&self, error: &UpstreamError, mut fields: Vec<(&'static str, Value)>) -> NotSent {
+        if matches!(error, UpstreamError::Altered(_)) {
+            tracing::error!(remote = %self.remote, %error, "something on this machine writes into the broker's spool");
+        } else {
+            tracing::info!(remote = %self.remote, error = %chain(error), "an upstream did not take a push");
+        }
+        fields.push(("outcome", json!("not-sent")));
+        fields.push(("error", error.to_string().into()));
+        self.record_after(fields).await;
+        NotSent::Refused(format!("keyhatch: {}", first_line(&error.for_session())))
     }
 
     /// Whose promise a signed push makes.
@@ -340,29 +362,6 @@ impl Push {
         match found.get(&certificate.digests) {
             Some(made) => json!({"is": "ours", "key": made.key, "record": made.record}),
             None => json!({"is": "foreign", "signature": certificate.digests.1}),
-        }
-    }
-
-    /// One request upstream. A login that is refused was forgotten; the next one is tried once, with the same bytes.
-    async fn send(&self, approved: &Approved<Operation>, spooled: &Spooled) -> Result<Answer, UpstreamError> {
-        let front = &self.front;
-        let upstream =
-            Upstream::connect(&front.broker, &front.session, &self.remote, &approved.terms().credential);
-        let body = || {
-            spool_stream(&spooled.file)
-                .map_err(|source| UpstreamError::Host { what: "read the spool", source })
-        };
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(held) = held
-            && let Ok(answer) = Upstream::answer_nonce(held, body()?)
-        {
-            return Ok(answer);
-        }
-        match upstream.rpc(Service::ReceivePack, None, None, body()?).await {
-            Err(UpstreamError::Refused { .. }) => {
-                upstream.rpc(Service::ReceivePack, None, None, body()?).await
-            }
-            answer => answer,
         }
     }
 
@@ -379,72 +378,32 @@ impl Push {
 fn answered(
     mut fields: Vec<(&'static str, Value)>,
     known: bool,
-    lines: &[String],
+    outcome: &Outcome,
 ) -> Vec<(&'static str, Value)> {
     fields.push(("outcome", json!(if known { "answered" } else { "unknown" })));
-    fields.push(("report", json!(lines)));
+    fields.push(("report", json!(outcome.lines())));
+    if outcome.left_out() > 0 {
+        fields.push(("report_left_out", json!(outcome.left_out())));
+    }
     fields
 }
 
-/// What upstream has now, by its own report.
-fn taken<'c>(claim: &'c PushClaim, outcome: &Outcome) -> impl Iterator<Item = (RefName, ObjectId)> + use<'c> {
-    let lines = outcome.lines();
-    let ok = move |update: &&RefUpdate| {
-        !update.new.is_zero() && lines.iter().any(|line| *line == format!("ok {}", update.ref_name))
-    };
-    claim.updates.iter().filter(ok).map(|update| (update.ref_name.clone(), update.new.clone()))
-}
-
-fn described(
-    remote: &Remote,
-    approved: &Approved<Operation>,
-    spooled: &Spooled,
-) -> Vec<(&'static str, Value)> {
+fn described(approved: &Approved<approval::Push>) -> Vec<(&'static str, Value)> {
     let authority = match approved.authority() {
         Authority::Policy => "policy".to_owned(),
         Authority::Person(id) => format!("person:{id}"),
         Authority::Grant(id) => format!("grant:{id}"),
     };
+    let claim = approved.claim();
     vec![
-        ("remote", remote.to_string().into()),
+        ("remote", approved.remote().to_string().into()),
         ("digest", approved.digest().as_str().into()),
         ("authority", authority.into()),
         ("rule", approved.terms().rule.clone().into()),
-        ("updates", json!(spooled.claim.updates)),
-        ("push_options", json!(spooled.claim.push_options)),
-        ("bytes", spooled.bytes.into()),
+        ("updates", json!(claim.updates)),
+        ("push_options", json!(claim.push_options)),
+        ("bytes", approved.bytes().into()),
     ]
-}
-
-/// The spooled bytes from the start, as a stream. The file has no name, so nobody else can have changed it.
-fn spool_stream(
-    file: &std::fs::File,
-) -> io::Result<impl futures_util::Stream<Item = io::Result<Bytes>> + Send + 'static> {
-    let file = Arc::new(file.try_clone()?);
-    Ok(futures_util::stream::unfold((file, 0u64), |(file, offset)| async move {
-        let reading = file.clone();
-        let read = tokio::task::spawn_blocking(move || read_at(&reading, offset)).await;
-        match read.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok(bytes) if bytes.is_empty() => None,
-            Ok(bytes) => {
-                let next = offset + bytes.len() as u64;
-                Some((Ok(bytes), (file, next)))
-            }
-            Err(error) => Some((Err(error), (file, u64::MAX))),
-        }
-    }))
-}
-
-fn read_at(file: &std::fs::File, offset: u64) -> io::Result<Bytes> {
-    /// One read of the spool; a few are in flight.
-    const CHUNK: usize = 256 * 1024;
-    if offset == u64::MAX {
-        return Ok(Bytes::new());
-    }
-    let mut buffer = vec![0; CHUNK];
-    let read = std::os::unix::fs::FileExt::read_at(file, &mut buffer, offset)?;
-    buffer.truncate(read);
-    Ok(buffer.into())
 }
 
 fn waiting(id: &str, attached: Attached) -> Vec<String> {

@@ -1,12 +1,9 @@
 //! What a commit changes that a person is asked to let sign: found out in the inspector's confined child, since the
 //! objects are the session's. Only for a question that is really asked; the default policy asks none.
 
-use std::time::SystemTime;
+use keyhatch_protocol::{SignFacts, SignedChanges};
 
-use keyhatch_policies::{Operation, SignOperation, Terms};
-use keyhatch_protocol::SignedChanges;
-
-use crate::approval::Question;
+use crate::approval::{Question, Signature};
 use crate::broker::Broker;
 use crate::cause::chain;
 use crate::inspect::{self, CommitErrand, InspectError, Limits};
@@ -16,39 +13,34 @@ use crate::session::Session;
 pub(super) async fn at(
     broker: &Broker,
     session: &Session,
-    (operation, terms): (Operation, Terms),
-) -> (Operation, Terms) {
-    let sign = match operation {
-        Operation::Sign(sign) => sign,
-        other => return (other, terms),
-    };
-    let question = Question { sign: &sign, terms: &terms };
-    if broker.queue.covers(&session.id, &question, SystemTime::now()) {
-        return (Operation::Sign(sign), terms);
+    question: Question<Signature>,
+) -> Question<Signature> {
+    if broker.queue.covers(&session.id, &question) {
+        return question;
     }
-    let changes = match changes(broker, session, &sign).await {
+    let changes = match changes(broker, session, question.facts()).await {
         Ok(changes) => changes,
         Err(error) => {
             tracing::info!(session = %session.id, error = %chain(&error), "what a commit changes is not known");
             None
         }
     };
-    (Operation::Sign(SignOperation { changes, ..sign }), terms)
+    question.with_changes(changes)
 }
 
 async fn changes(
     broker: &Broker,
     session: &Session,
-    sign: &SignOperation,
+    facts: &SignFacts,
 ) -> Result<Option<SignedChanges>, InspectError> {
     // A tag or a certificate names commits that are there already, and that a push shows.
-    let Some(tree) = sign.facts.tree.clone() else { return Ok(None) };
+    let Some(tree) = facts.tree.clone() else { return Ok(None) };
     let quarantine = tempfile::Builder::new().prefix("look-").tempdir_in(broker.paths.spool())?;
     let (objects, readable) = session.stores();
     let limits = session.policy.limits();
     let errand = CommitErrand {
         tree,
-        parent: sign.facts.parents.first().cloned(),
+        parent: facts.parents.first().cloned(),
         quarantine: quarantine.path().to_owned(),
         objects,
         readable,

@@ -1,9 +1,9 @@
 //! A signature: payload, parse, judge, approve, sign, record, answer. The agent's side never holds the key.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use keyhatch_policies::{Operation, SignOperation, judge};
+use keyhatch_policies::judge;
 use keyhatch_protocol::SignatureFormat;
 use keyhatch_protocol::message::SessionReply;
 use keyhatch_protocol::signable::{MAX_SIGNABLE, Signable};
@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 
 use super::look;
 use super::wire::{Wire, WireError};
-use crate::approval::{Approved, Authority, Decision, Judged, Patience, Submission, admit};
+use crate::approval::{
+    self, Approved, Authority, Decision, Judged, Patience, Proposal, Question, Submission, admit,
+};
 use crate::broker::{Broker, WITHDRAWN};
 use crate::session::Session;
 use crate::signer::{MadeSignature, Signature, Voice, digest};
@@ -101,16 +103,16 @@ impl Signing<'_> {
             Signable::parse(payload).map_err(|error| NotSigned::new(error.to_string(), error.hint()))?;
         let sign_error = |error: crate::signer::SignError| NotSigned::new(error.to_string(), error.hint());
         let facts = session.signing.facts(&signable, (asked.format, &asked.key)).map_err(sign_error)?;
-        let operation = Operation::Sign(SignOperation::of(facts));
-        let judgement = judge(&session.policy, &session.project, &operation);
-        let judged = admit(&session.id, operation, judgement);
+        let proposal = Proposal::signature(facts);
+        let judgement = judge(&session.policy, &session.project, proposal.operation());
+        let judged = admit(&session.id, proposal, judgement);
         if !matches!(judged, Judged::Denied(_)) {
             self.check_nonce(&signable)?;
         }
         let approved = match judged {
             Judged::Approved(approved) => approved,
             Judged::Denied(reason) => return Err(NotSigned::new(reason.text, reason.hint)),
-            Judged::Ask(operation, terms) => self.ask((operation, terms)).await?,
+            Judged::Ask(question) => self.ask(question).await?,
         };
         let signing = session.signing.sign(broker, &approved, &signable, &self.voice);
         let signature = signing.await.map_err(sign_error)?;
@@ -134,15 +136,14 @@ impl Signing<'_> {
     /// Holds the client until a person decides. One request of a session at a time: its answer covers the others.
     async fn ask(
         &self,
-        question: (Operation, keyhatch_policies::Terms),
-    ) -> Result<Approved<Operation>, NotSigned> {
+        question: Question<approval::Signature>,
+    ) -> Result<Approved<approval::Signature>, NotSigned> {
         let session = self.session;
         let _one_at_a_time = session.asking.lock().await;
         let patience = Patience { held: session.policy.approval_timeout(), withdrawn: WITHDRAWN };
         let question = look::at(self.broker, session, question).await;
-        let at = (SystemTime::now(), Broker::new_request_id());
         let no = |reason: String| NotSigned::new(reason, "ask the user, then run the same command again");
-        let held = match self.broker.queue.submit(&session.id, question, patience, at) {
+        let held = match self.broker.queue.submit(&session.id, question, patience, Broker::new_request_id) {
             Submission::Approved(approved) => return Ok(*approved),
             Submission::Refused(why) => return Err(no(refused(why))),
             Submission::TooMany => return Err(no("too many requests of this session wait already".into())),
@@ -159,9 +160,12 @@ impl Signing<'_> {
     }
 
     /// Records the signature before it leaves: one that cannot be recorded is not given away.
-    async fn record(&self, approved: &Approved<Operation>, signature: &Signature) -> Result<(), NotSigned> {
-        let Operation::Sign(sign) = approved.operation() else { return Ok(()) };
-        let facts = &sign.facts;
+    async fn record(
+        &self,
+        approved: &Approved<approval::Signature>,
+        signature: &Signature,
+    ) -> Result<(), NotSigned> {
+        let facts = approved.facts();
         let authority = match approved.authority() {
             Authority::Policy => "policy".to_owned(),
             Authority::Person(id) => format!("person:{id}"),

@@ -1,7 +1,5 @@
 //! What a session may do, in a few lines for the agent to read.
 
-use std::time::SystemTime;
-
 use keyhatch_policies::brief;
 
 use crate::broker::Broker;
@@ -19,7 +17,7 @@ pub(super) fn lines(broker: &Broker, session: &Session) -> Vec<String> {
         format!("policy {}: {}", policy.name(), policy.description()),
     ];
     lines.extend(brief(policy));
-    let waiting = broker.queue.pending(SystemTime::now());
+    let waiting = broker.queue.pending();
     let own: Vec<String> = waiting
         .iter()
         .filter(|asked| asked.session == session.id)

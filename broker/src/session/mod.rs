@@ -25,11 +25,12 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::control::OpenedContainer;
 use crate::credential::ProjectSecrets;
-use crate::front::{OnHost, Room};
+use crate::front::OnHost;
 use crate::network::{SessionNetwork, plan};
 use crate::paths::{Paths, PathsError, make_private};
 use crate::registries::{self, Answer};
 use crate::signer::{self, Signing};
+use crate::spool::SpoolQuota;
 use crate::ssh_agent;
 use crate::ssh_agent::witness::Proofs;
 use crate::upstream::lfs::Links;
@@ -118,7 +119,7 @@ pub struct Session {
     /// What the command that opened a container's session was told, for those who ask for it again.
     pub told: OnceLock<OpenedContainer>,
     /// What its pushes may take of the disk.
-    pub spool: Arc<Room>,
+    pub spool: Arc<SpoolQuota>,
     /// One permit a connection.
     pub connections: Arc<Semaphore>,
     /// Turns true when it ends; listeners and held requests watch it.
@@ -499,7 +500,7 @@ async fn begin(
         expires: None,
         name: None,
         told: OnceLock::new(),
-        spool: Room::of(policy.limits().pack_bytes),
+        spool: SpoolQuota::of(policy.limits().pack_bytes),
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         closed: watch::Sender::new(false),
         network: SessionNetwork::new(policy.network().clone(), Vec::new()),

@@ -12,7 +12,6 @@ mod rsa;
 mod settings;
 mod ssh;
 
-use keyhatch_policies::Operation;
 use keyhatch_protocol::signable::Signable;
 use keyhatch_protocol::{Identity, PushPromise, SessionId, SignFacts, SignatureFormat, TagPromise};
 use sha2::{Digest, Sha256};
@@ -25,7 +24,7 @@ pub use probe::{generate, test};
 pub use settings::{Inside, identities, links};
 pub use ssh::{NAMESPACE, SshKey};
 
-use crate::approval::Approved;
+use crate::approval::{self, Approved};
 use crate::broker::Broker;
 
 /// How a session signs: by the host's git configuration, and by its policy.
@@ -205,24 +204,22 @@ impl Signing {
     pub async fn sign(
         &self,
         broker: &Broker,
-        approved: &Approved<Operation>,
+        approved: &Approved<approval::Signature>,
         signable: &Signable,
         voice: &Voice,
     ) -> Result<Signature, SignError> {
         let bytes = signable.encode();
-        let Operation::Sign(sign) = approved.operation() else {
-            return Err(SignError::Unsupported { why: "another operation was approved" });
-        };
+        let facts = approved.facts();
         // The approval names these bytes; with others it is worth nothing.
-        if sign.facts.covered != digest(&bytes) {
+        if facts.covered != digest(&bytes) {
             return Err(SignError::Unsupported { why: "other bytes were approved" });
         }
-        match sign.facts.format {
+        match facts.format {
             SignatureFormat::Ssh => {
                 let armoured = self.ssh_key()?.sign(broker, &bytes, voice).await?;
                 Ok(Signature { armoured: armoured.into_bytes(), status: Vec::new() })
             }
-            format => self.program(format).sign(&broker.host_git, format, (&sign.facts.key, &bytes)).await,
+            format => self.program(format).sign(&broker.host_git, format, (&facts.key, &bytes)).await,
         }
     }
 

@@ -57,8 +57,9 @@ pub(super) fn request(request: &RequestView, facts: &SignFacts) -> String {
     for parent in facts.parents.iter().take(LISTED) {
         say(format!("  follows     {}", parent.short()));
     }
-    if facts.parents.len() > LISTED {
-        say(format!("              … and {} more", facts.parents.len() - LISTED));
+    let left = request.parent_count.saturating_sub(facts.parents.len().min(LISTED) as u64);
+    if left > 0 {
+        say(format!("              … and {left} more"));
     }
     if let Some(tree) = &facts.tree {
         say(format!("  tree        {}", tree.short()));

@@ -40,7 +40,7 @@ impl Upstream {
         let Some(features) = features(&advertised.bytes) else { return Ok(false) };
         let request = request(missing, object_format, &features);
         let body = futures_util::stream::once(std::future::ready(Ok(request.into())));
-        let mut answer = self.rpc(Service::UploadPack, Some(VERSION), None, body).await?;
+        let mut answer = self.upload_pack(Some(VERSION), None, body).await?;
         let mut pack = PackIn { to, limit, written: 0, partial: Vec::new(), state: State::Before };
         let broken = |source| UpstreamError::Host { what: "keep what upstream sent", source };
         while let Some(chunk) = answer.next().await {

@@ -17,7 +17,11 @@ const MOST: usize = 4;
 
 /// A running service upstream that has advertised and waits for commands. Dropping it ends it.
 #[derive(Debug)]
-pub(crate) enum HeldConnection {
+pub struct HeldConnection(pub(super) Way);
+
+/// How it is reached.
+#[derive(Debug)]
+pub(super) enum Way {
     /// Through the host's ssh.
     Ssh(ssh::Connection),
     /// With a key that keyhatch holds.
@@ -27,9 +31,9 @@ pub(crate) enum HeldConnection {
 impl HeldConnection {
     /// Whether the other end is still there, as far as is known.
     pub(super) fn is_alive(&mut self) -> bool {
-        match self {
-            Self::Ssh(connection) => connection.is_alive(),
-            Self::Keyed(connection) => connection.is_alive(),
+        match &mut self.0 {
+            Way::Ssh(connection) => connection.is_alive(),
+            Way::Keyed(connection) => connection.is_alive(),
         }
     }
 }

@@ -18,6 +18,7 @@ use secrecy::ExposeSecret;
 use url::Url;
 
 use super::{Advertisement, Answer, MAX_ADVERTISEMENT, Service, Upstream, UpstreamError};
+use crate::approval::PushBody;
 use crate::credential::{HttpSettings, Login};
 use crate::pktline::{Packet, Packets};
 
@@ -92,13 +93,6 @@ fn make(settings: &HttpSettings, reach: Reach) -> Result<Client, UpstreamError> 
     builder.build().map_err(|error| UpstreamError::CaFile(Box::new(error)))
 }
 
-/// One request after the advertisement.
-pub(super) struct Rpc<'a> {
-    pub(super) service: Service,
-    pub(super) git_protocol: Option<&'a str>,
-    pub(super) content_encoding: Option<&'a str>,
-}
-
 /// The other end with everything that a request to it needs.
 pub(super) struct Target<'a> {
     upstream: &'a Upstream,
@@ -165,6 +159,33 @@ impl<'a> Target<'a> {
         })
     }
 
+    fn post(&self, service: Service) -> RequestBuilder {
+        let word = service.word();
+        self.client
+            .post(self.url(&format!("git-{word}")))
+            .header(header::CONTENT_TYPE, format!("application/x-git-{word}-request"))
+            .header(header::ACCEPT, format!("application/x-git-{word}-result"))
+    }
+
+    /// Sends a request that can be sent only once.
+    async fn answer(
+        &self,
+        service: Service,
+        request: RequestBuilder,
+        login: Option<Login>,
+    ) -> Result<Answer, UpstreamError> {
+        let upstream = self.upstream;
+        let response = self.send(request).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            if let Some(refused) = &login {
+                upstream.broker.host_git.reject(&upstream.remote, refused).await;
+            }
+            return Err(UpstreamError::Refused { authority: upstream.remote.authority() });
+        }
+        let response = accepted(&upstream.remote, response, service, "result")?;
+        Ok(Box::pin(response.bytes_stream().map_err(io::Error::other)))
+    }
+
     pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, UpstreamError> {
         request.send().await.map_err(|error| failed(&self.upstream.remote, error))
     }
@@ -225,39 +246,39 @@ pub(super) async fn advertisement(
     Ok(Advertisement::of(without_service(&upstream.remote, &bytes, service)?))
 }
 
-/// `POST git-upload-pack` or `git-receive-pack`.
-pub(super) async fn rpc<S>(upstream: &Upstream, rpc: Rpc<'_>, body: S) -> Result<Answer, UpstreamError>
+/// `POST git-upload-pack`.
+pub(super) async fn upload_pack<S>(
+    upstream: &Upstream,
+    git_protocol: Option<&str>,
+    content_encoding: Option<&str>,
+    body: S,
+) -> Result<Answer, UpstreamError>
 where
     S: Stream<Item = io::Result<Bytes>> + Send + 'static,
 {
     let target = Target::of(upstream).await?;
-    let service = rpc.service.word();
-    let mut request = target
-        .client
-        .post(target.url(&format!("git-{service}")))
-        .header(header::CONTENT_TYPE, format!("application/x-git-{service}-request"))
-        .header(header::ACCEPT, format!("application/x-git-{service}-result"));
-    if let Some(version) = rpc.git_protocol {
+    let mut request = target.post(Service::UploadPack);
+    if let Some(version) = git_protocol {
         request = request.header("git-protocol", version);
     }
-    if let Some(encoding) = rpc.content_encoding {
+    if let Some(encoding) = content_encoding {
         request = request.header(header::CONTENT_ENCODING, encoding);
     }
+    let login = target.login_at_hand();
+    let request = target.dressed(request, login.as_ref()).body(reqwest::Body::wrap_stream(body));
+    target.answer(Service::UploadPack, request, login).await
+}
+
+/// `POST git-receive-pack`.
+pub(super) async fn receive_pack(upstream: &Upstream, body: PushBody) -> Result<Answer, UpstreamError> {
+    let target = Target::of(upstream).await?;
     let mut login = target.login_at_hand();
-    if login.is_none() && rpc.service == Service::ReceivePack && upstream.uses_host_credential() {
+    if login.is_none() && upstream.uses_host_credential() {
         // A person may have taken longer than a login is kept. A server that wants none is pushed to without.
         login = target.ask_for_login().await.ok();
     }
-    let request = target.dressed(request, login.as_ref()).body(reqwest::Body::wrap_stream(body));
-    let response = target.send(request).await?;
-    if response.status() == StatusCode::UNAUTHORIZED {
-        if let Some(refused) = &login {
-            upstream.broker.host_git.reject(&upstream.remote, refused).await;
-        }
-        return Err(UpstreamError::Refused { authority: upstream.remote.authority() });
-    }
-    let response = accepted(&upstream.remote, response, rpc.service, "result")?;
-    Ok(Box::pin(response.bytes_stream().map_err(io::Error::other)))
+    let request = target.dressed(target.post(Service::ReceivePack), login.as_ref());
+    target.answer(Service::ReceivePack, request.body(reqwest::Body::wrap_stream(body)), login).await
 }
 
 /// Only a 200 is an answer.

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use keyhatch_protocol::agent;
 use russh::client::{self, Handle, Msg};
@@ -22,7 +22,8 @@ use ssh_key::{HashAlg, PublicKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ssh::{quoted, read_to_flush, speaks_v2};
-use super::{Advertisement, Answer, Held, HeldConnection, Service, Upstream, UpstreamError, held};
+use super::{Advertisement, Answer, Held, HeldConnection, Service, Upstream, UpstreamError, Way, held};
+use crate::approval::PushBody;
 use crate::credential::named;
 use crate::signer::{SshKey, Voice};
 use crate::ssh_agent::hosts;
@@ -65,7 +66,7 @@ pub(super) async fn advertisement(
     if service == Service::ReceivePack
         && let Some(nonce) = held::nonce(&bytes)
     {
-        let connection = HeldConnection::Keyed(connection);
+        let connection = HeldConnection(Way::Keyed(connection));
         return Ok(Advertisement { bytes, held: Some(Held { nonce, connection }) });
     }
     // A flush instead of a request ends the conversation; the other end may have gone first.
@@ -77,25 +78,36 @@ pub(super) async fn advertisement(
     Ok(Advertisement::of(bytes))
 }
 
-/// Sends one request on a connection of its own, and returns the answer as it comes.
-pub(super) async fn rpc<S>(
+/// Sends one request of a fetch on a connection of its own, and returns the answer as it comes.
+pub(super) async fn upload_pack(
     upstream: &Upstream,
     name: &str,
-    service: Service,
-    body: S,
-) -> Result<Answer, UpstreamError>
-where
-    S: Stream<Item = io::Result<bytes::Bytes>> + Send + 'static,
-{
+    request: Bytes,
+) -> Result<Answer, UpstreamError> {
+    let connection = ready(upstream, name, Service::UploadPack).await?;
+    Ok(converse(connection, futures_util::stream::once(std::future::ready(Ok(request)))))
+}
+
+/// Sends a push on a connection of its own, and returns the answer as it comes.
+pub(super) async fn receive_pack(
+    upstream: &Upstream,
+    name: &str,
+    body: PushBody,
+) -> Result<Answer, UpstreamError> {
+    Ok(converse(ready(upstream, name, Service::ReceivePack).await?, body))
+}
+
+/// A connection whose advertisement was read.
+async fn ready(upstream: &Upstream, name: &str, service: Service) -> Result<Connection, UpstreamError> {
     let mut connection = connect(upstream, name, service).await?;
     read_advertisement(upstream, &mut connection).await?;
-    Ok(converse(connection, body))
+    Ok(connection)
 }
 
 /// Sends the body while the answer is read; the answer ends when the service does.
 pub(super) fn converse<S>(connection: Connection, body: S) -> Answer
 where
-    S: Stream<Item = io::Result<bytes::Bytes>> + Send + 'static,
+    S: Stream<Item = io::Result<Bytes>> + Send + 'static,
 {
     let Connection { handle, stream } = connection;
     let (from, mut to) = tokio::io::split(stream);

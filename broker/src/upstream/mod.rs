@@ -23,12 +23,16 @@ use keyhatch_policies::CredentialChoice;
 use keyhatch_protocol::{Remote, Scheme};
 use thiserror::Error;
 
-pub(crate) use held::{Held, HeldConnection, HeldConnections, certificate_offer};
+pub use held::HeldConnection;
+use held::Way;
+pub(crate) use held::{Held, HeldConnections, certificate_offer};
 pub use http::Clients;
 pub(crate) use nonces::{CertificateOffer, GivenNonces};
 
+use crate::approval::{Approved, Push, PushBody};
 use crate::broker::Broker;
 use crate::session::Session;
+use crate::spool::{Altered, Integrity};
 
 /// Most bytes of a ref advertisement: a million refs fit.
 const MAX_ADVERTISEMENT: usize = 128 * 1024 * 1024;
@@ -71,6 +75,22 @@ impl Advertisement {
 
 /// A streamed answer.
 pub type Answer = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// What a server answers to a push.
+pub struct PushAnswer {
+    /// Its bytes, as they come.
+    pub answer: Answer,
+    /// Whether the push was sent to its end, unchanged. Known once the answer has ended.
+    pub integrity: Integrity,
+}
+
+/// Why the bytes of a push cannot be sent.
+fn unreadable(error: io::Error) -> UpstreamError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Altered>()) {
+        Some(altered) => UpstreamError::Altered(*altered),
+        None => UpstreamError::Host { what: "read the spool", source: error },
+    }
+}
 
 /// The server did not do what was asked.
 #[derive(Debug, Error)]
@@ -172,6 +192,9 @@ pub enum UpstreamError {
         #[source]
         source: io::Error,
     },
+    /// What would be sent is not what was approved.
+    #[error("the push changed on the host's disk after it was taken in: it was stopped")]
+    Altered(#[source] Altered),
     /// The policy names a credential that is not set up.
     #[error("the credential {name:?} is not set up")]
     UnknownCredential {
@@ -208,6 +231,9 @@ impl UpstreamError {
             Self::Unreachable { .. } => format!("{self}\nhint: the user checks the host's network"),
             Self::Certificate { .. } => {
                 format!("{self}\nhint: the user names its CA in http.sslCAInfo of the global configuration")
+            }
+            Self::Altered(_) => {
+                format!("{self}\nhint: run the same command again; where it happens again, tell the user")
             }
             Self::Host { .. } => "the host cannot do this now\nhint: the broker's log says why".to_owned(),
             _ => self.to_string(),
@@ -259,13 +285,12 @@ impl Upstream {
         }
     }
 
-    /// Sends one request on a fresh connection and returns its answer as it comes.
+    /// Sends one request of a fetch on a fresh connection and returns its answer as it comes.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses; later failures are errors of the stream.
-    pub async fn rpc<S>(
+    pub async fn upload_pack<S>(
         &self,
-        service: Service,
         git_protocol: Option<&str>,
         content_encoding: Option<&str>,
         body: S,
@@ -275,34 +300,59 @@ impl Upstream {
     {
         if let Some(name) = self.named_key()? {
             // A session's git sends small requests packed; the other end of ssh reads them plain.
-            if service == Service::UploadPack {
-                let request = cache::whole_request(&self.remote, content_encoding, body).await?;
-                let once = futures_util::stream::once(std::future::ready(Ok(request)));
-                return keyed::rpc(self, name, service, once).await;
-            }
-            return keyed::rpc(self, name, service, body).await;
+            let request = cache::whole_request(&self.remote, content_encoding, body).await?;
+            return keyed::upload_pack(self, name, request).await;
         }
         match self.remote.scheme() {
-            Scheme::Https => {
-                let request = http::Rpc { service, git_protocol, content_encoding };
-                http::rpc(self, request, body).await
-            }
-            Scheme::Ssh | Scheme::Scp => ssh::rpc(self, service, content_encoding, body).await,
+            Scheme::Https => http::upload_pack(self, git_protocol, content_encoding, body).await,
+            Scheme::Ssh | Scheme::Scp => ssh::upload_pack(self, content_encoding, body).await,
         }
     }
 
-    /// Sends a push on the connection that its certificate's nonce belongs to. Gives the body back where that is gone.
-    pub(crate) fn answer_nonce<S>(mut held: HeldConnection, body: S) -> Result<Answer, S>
-    where
-        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
-    {
-        if !held.is_alive() {
-            return Err(body);
+    /// Sends the push that was approved, where it was approved to go, with the credential that was approved: the only way
+    /// to a server's `receive-pack`. A signed one goes on the connection that its certificate's nonce belongs to, where
+    /// that is still there. A login that is refused was forgotten; the next one is tried once, with the same bytes.
+    ///
+    /// # Errors
+    /// When the bytes are not those that were approved, or the server cannot be reached or refuses; later failures are
+    /// errors of the stream.
+    pub async fn push(
+        broker: &Arc<Broker>,
+        session: &Arc<Session>,
+        approved: Approved<Push>,
+        held: Option<HeldConnection>,
+    ) -> Result<PushAnswer, UpstreamError> {
+        let upstream = Self::connect(broker, session, approved.remote(), &approved.terms().credential);
+        let body = async || approved.body().await.map_err(unreadable);
+        if let Some(mut held) = held
+            && held.is_alive()
+        {
+            let body = body().await?;
+            let integrity = body.integrity();
+            let answer = match held.0 {
+                Way::Ssh(connection) => ssh::converse(connection, body),
+                Way::Keyed(connection) => keyed::converse(connection, body),
+            };
+            return Ok(PushAnswer { answer, integrity });
         }
-        Ok(match held {
-            HeldConnection::Ssh(connection) => ssh::converse(connection, body),
-            HeldConnection::Keyed(connection) => keyed::converse(connection, body),
-        })
+        match upstream.receive_pack(body().await?).await {
+            Err(UpstreamError::Refused { .. }) => upstream.receive_pack(body().await?).await,
+            answer => answer,
+        }
+    }
+
+    async fn receive_pack(&self, body: PushBody) -> Result<PushAnswer, UpstreamError> {
+        let integrity = body.integrity();
+        let answer = match (self.named_key()?, self.remote.scheme()) {
+            (Some(name), _) => keyed::receive_pack(self, name, body).await,
+            (None, Scheme::Https) => http::receive_pack(self, body).await,
+            (None, Scheme::Ssh | Scheme::Scp) => ssh::receive_pack(self, body).await,
+        };
+        match answer {
+            Ok(answer) => Ok(PushAnswer { answer, integrity }),
+            Err(_) if integrity.is_broken() => Err(UpstreamError::Altered(Altered)),
+            Err(error) => Err(error),
+        }
     }
 
     /// The named key that logs in, where the policy names one: keys log in over ssh.

@@ -13,9 +13,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 use super::{
-    Advertisement, Answer, Held, HeldConnection, MAX_ADVERTISEMENT, Service, Upstream, UpstreamError, cache,
-    held,
+    Advertisement, Answer, Held, HeldConnection, MAX_ADVERTISEMENT, Service, Upstream, UpstreamError, Way,
+    cache, held,
 };
+use crate::approval::PushBody;
 use crate::pktline::{Packet, Packets};
 
 /// Longest time to the end of an advertisement: a hardware key may want a touch.
@@ -68,7 +69,7 @@ pub(super) async fn advertisement(
     if service == Service::ReceivePack
         && let Some(nonce) = held::nonce(&bytes)
     {
-        let connection = HeldConnection::Ssh(connection);
+        let connection = HeldConnection(Way::Ssh(connection));
         return Ok(Advertisement { bytes, held: Some(Held { nonce, connection }) });
     }
     // gitprotocol-pack(5): a flush instead of a request ends the conversation cleanly.
@@ -79,32 +80,27 @@ pub(super) async fn advertisement(
     Ok(Advertisement::of(bytes))
 }
 
-pub(super) async fn rpc<S>(
+pub(super) async fn upload_pack<S>(
     upstream: &Upstream,
-    service: Service,
     content_encoding: Option<&str>,
     body: S,
 ) -> Result<Answer, UpstreamError>
 where
     S: Stream<Item = io::Result<Bytes>> + Send + 'static,
 {
-    match service {
-        Service::UploadPack => {
-            let request = cache::whole_request(&upstream.remote, content_encoding, body).await?;
-            let mut connection = connect(upstream, service)?;
-            if !speaks_v2(&read_advertisement(upstream, &mut connection).await?) {
-                goodbye(connection).await;
-                return cache::rpc(upstream, request).await;
-            }
-            let once = futures_util::stream::once(std::future::ready(Ok(request)));
-            Ok(converse(connection, once))
-        }
-        Service::ReceivePack => {
-            let mut connection = connect(upstream, service)?;
-            read_advertisement(upstream, &mut connection).await?;
-            Ok(converse(connection, body))
-        }
+    let request = cache::whole_request(&upstream.remote, content_encoding, body).await?;
+    let mut connection = connect(upstream, Service::UploadPack)?;
+    if !speaks_v2(&read_advertisement(upstream, &mut connection).await?) {
+        goodbye(connection).await;
+        return cache::rpc(upstream, request).await;
     }
+    Ok(converse(connection, futures_util::stream::once(std::future::ready(Ok(request)))))
+}
+
+pub(super) async fn receive_pack(upstream: &Upstream, body: PushBody) -> Result<Answer, UpstreamError> {
+    let mut connection = connect(upstream, Service::ReceivePack)?;
+    read_advertisement(upstream, &mut connection).await?;
+    Ok(converse(connection, body))
 }
 
 /// Sends the body while the answer is read; the answer ends when the service does.
