@@ -36,6 +36,11 @@ const ALLOWED: &[Entry] = &[
         "files by name: Landlock says which; a mask counts for what it makes alone",
     ),
     allow(
+        calls![SYS_openat2],
+        "opens beneath a directory; its flags are behind a pointer, so that before Linux 6.2 a file can be emptied with it \
+         that may be read and is the user's to write",
+    ),
+    allow(
         calls![SYS_mmap SYS_munmap SYS_mprotect SYS_mremap SYS_madvise SYS_brk],
         "its own memory: packs are mapped",
     ),

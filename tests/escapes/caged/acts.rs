@@ -154,6 +154,11 @@ pub const ACTS: &[Act] = &[
     act("empties a file of the user's", |t| {
         open(&t.directory.join("target"), libc::O_RDONLY | libc::O_TRUNC)
     }),
+    act("empties a file of the user's, the newer way", |t| {
+        let (file, how) =
+            (path(&t.directory.join("target")), [(libc::O_RDONLY | libc::O_TRUNC) as u64, 0, 0]);
+        done(libc::SYS_openat2, &[HERE, file.as_ptr() as usize, how.as_ptr() as usize, 24])
+    }),
     act("makes a file of the user's", |t| open(&t.directory.join("new"), libc::O_CREAT | libc::O_WRONLY)),
     act("makes a directory of the user's", |t| on(t, "made", libc::SYS_mkdirat, &[0o700])),
     act("moves a file of the user's", |t| {
