@@ -228,10 +228,7 @@ fn answer_of<A: DeserializeOwned>(program: &Program, order: &Order<'_>) -> Resul
     let said = talk.said();
     // Whatever it started ends with it: it cannot leave its process group.
     ended.kill();
-    let (answer, status) = match spoken {
-        Ok(spoken) => spoken,
-        Err(error) => return Err(error),
-    };
+    let (answer, status) = spoken?;
     if !status.success() {
         return Err(ChildError::Died { how: status.to_string(), said });
     }
