@@ -16,6 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("keyhatch-run", &["keyhatch-protocol", "keyhatch-sandbox-rules", "keyhatch-seccomp"]),
     ("keyhatch-host", &[]),
     ("keyhatch-cage", &["keyhatch-host", "keyhatch-seccomp"]),
+    ("keyhatch-terminal", &["keyhatch-protocol"]),
     (
         "keyhatch-broker",
         &[
@@ -25,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "keyhatch-protocol",
             "keyhatch-sandbox-rules",
             "keyhatch-seccomp",
+            "keyhatch-terminal",
         ],
     ),
     ("keyhatch-tests", &["keyhatch-cage", "keyhatch-host", "keyhatch-protocol", "keyhatch-seccomp"]),
