@@ -211,7 +211,7 @@ fn fifty_signatures_of_a_rebase_are_one_question_and_a_no_stops_it() {
     assert_eq!(request["batch"], true);
     let id = request["id"].as_str().expect("an id").to_owned();
     let shown = world.keyhatch(&["show", &id]).ok();
-    assert!(shown.stdout.contains("subject     Add README"), "{shown:?}");
+    assert!(shown.stdout.contains("  subject\n│ Add README\n"), "{shown:?}");
     assert!(shown.stdout.contains("covers      also what follows"), "{shown:?}");
     world.approve(&id, &[]).ok();
     let done = run.finish().ok();
@@ -248,7 +248,8 @@ fn a_question_shows_what_the_commit_changes_wherever_its_objects_are() {
     assert!(diff.contains("+secret-plan") && diff.contains("+more"), "{diff}");
     let people = world.keyhatch(&["show", &id, "--diff"]).ok().stdout;
     assert!(
-        people.contains("changes     2 files, +2 -0 lines") && people.contains("file        A plan  +1 -0"),
+        people.contains("changes     2 files, +2 -0 lines")
+            && people.contains("file        A  +1 -0\n│ plan\n"),
         "{people}"
     );
     assert!(people.contains("+secret-plan"), "{people}");

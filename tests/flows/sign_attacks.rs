@@ -265,10 +265,7 @@ fn each_tag_is_asked_for_by_its_name_and_object() {
     assert_eq!(first["signature"]["tag"]["object"], world.tip(&project, "main"));
     world.wait_until("the second asks", || world.pending()["signature"]["tag"]["name"] == "v9.9-release");
     let people = world.keyhatch(&["show", &world.pending_id()]).ok().stdout;
-    assert!(
-        people.contains("| tag         v9.9-release\n") && people.contains("  covers      this one\n"),
-        "{people}"
-    );
+    assert!(people.contains("\n│ v9.9-release\n") && people.contains("  covers      this one\n"), "{people}");
     deny(&world, run);
     assert_eq!(world.audit().iter().filter(|record| record["event"] == "signed").count(), 1);
 }
@@ -321,8 +318,8 @@ fn a_subject_that_imitates_keyhatch_stands_behind_a_bar_on_a_line_of_its_own() {
     let id = world.pending_id();
     let people = world.keyhatch(&["show", &id]).ok().stdout;
     let lines: Vec<&str> = people.lines().filter(|line| line.contains("signed here")).collect();
-    assert_eq!(lines, [format!("| subject     {fake}"), format!("| subject     {fake}")], "{people}");
-    assert!(people.contains("| name        x(signed-here)\n"), "{people}");
+    assert_eq!(lines, [format!("│ {fake}"), format!("│ {fake}")], "{people}");
+    assert!(people.contains("\n│ x(signed-here)\n"), "{people}");
     world.keyhatch(&["deny", &id]).ok();
     push.finish().fails();
     // The same where a signature is asked for, and in the list.
@@ -334,7 +331,7 @@ fn a_subject_that_imitates_keyhatch_stands_behind_a_bar_on_a_line_of_its_own() {
     let lines: Vec<&str> = listed.lines().collect();
     assert_eq!(lines.len(), 2, "{listed}");
     assert!(lines[0].contains("  sign commit with SHA256:") && !lines[0].contains("approved"), "{listed}");
-    assert_eq!(lines[1], "| subject     x   approved once: sign commit");
+    assert_eq!(lines[1], "│ x   approved once: sign commit");
     deny(&world, run);
 }
 

@@ -121,7 +121,7 @@ fn a_push_says_of_each_tag_whether_its_signature_is_ours_foreign_or_bad() {
     let oid = |name: &str| tag(&request, name)["oid"].as_str().expect("an oid").to_owned();
     assert!(
         people.contains(&format!("tag         {} (signed here with SHA256:", &oid("ours")[..10]))
-            && people.contains("| subject     Ours now\n| tagger      Ada Lovelace"),
+            && people.contains("│ ours\n│ Ours now\n│ Ada Lovelace"),
         "{people}"
     );
     let forged = format!("tag         {} (BAD SIGNATURE: it does not fit the tag)", &oid("forged")[..10]);
@@ -283,10 +283,10 @@ fn each_certificate_is_asked_for_with_its_pushee_refs_and_nonce_and_counts_for_n
     assert_eq!(request["batch"], false);
     let nonce = promise["nonce"].as_str().expect("a nonce").to_owned();
     let people = world.keyhatch(&["show", &id]).ok().stdout;
-    for line in [format!("  pushee      {url}\n"), format!("  nonce       {nonce}\n")] {
+    for line in [format!("  pushee\n│ {url}\n"), format!("  nonce       {nonce}\n")] {
         assert!(people.contains(&line), "{line}: {people}");
     }
-    assert!(people.contains("| name        refs/heads/topic\n"), "{people}");
+    assert!(people.contains("│ refs/heads/topic\n"), "{people}");
     world.keyhatch(&["approve", &id]).ok();
     world.wait_until("the second asks", || {
         let next = world.pending();

@@ -78,6 +78,61 @@ impl<'w> Terminal<'w> {
 }
 
 impl Terminal<'_> {
+    /// Decides with a key, as a person who reads first: a question takes none that comes at once. Returns the screen.
+    ///
+    /// # Panics
+    /// When the screen never shows the text.
+    #[track_caller]
+    pub fn decides(&self, key: &str, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            std::thread::sleep(Duration::from_millis(1000));
+            let screen = self.screen();
+            if screen.contains(text) {
+                return screen;
+            }
+            assert!(Instant::now() < deadline, "the screen never shows {text:?}:\n{screen}");
+            self.keys(&[key]);
+        }
+    }
+
+    /// Sends bytes as the terminal itself would: a report, a paste.
+    pub fn sends(&self, bytes: &[u8]) {
+        let hexadecimal: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut arguments = vec!["send-keys", "-H"];
+        arguments.extend(hexadecimal.iter().map(String::as_str));
+        self.tmux(&arguments);
+    }
+
+    /// Pastes a text, marked as one where the program asked for that.
+    pub fn pastes(&self, text: &str) {
+        self.tmux(&["set-buffer", text]);
+        self.tmux(&["paste-buffer", "-p"]);
+    }
+
+    /// A value that tmux knows of the window, by its format: `#{alternate_on}`.
+    #[must_use]
+    pub fn value(&self, format: &str) -> String {
+        self.tmux(&["display-message", "-p", format]).trim_end().to_owned()
+    }
+
+    /// Waits until the screen's rows are as wanted, and returns them.
+    ///
+    /// # Panics
+    /// When they never are.
+    #[track_caller]
+    pub fn rows_when(&self, what: &str, is: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let rows: Vec<String> = self.screen().lines().map(str::to_owned).collect();
+            if is(&rows) {
+                return rows;
+            }
+            assert!(Instant::now() < deadline, "never {what}:\n{}", rows.join("\n"));
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    }
+
     /// Types keys again and again until the screen shows a text: a person looks, and types once more.
     ///
     /// # Panics

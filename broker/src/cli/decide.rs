@@ -21,11 +21,7 @@ pub(super) fn pending(args: &Pending) -> Result<ExitCode, Failure> {
     if args.json {
         print_json(&requests)?;
     } else {
-        let mut lines = String::new();
-        for request in &requests {
-            let written = surface::written_line(request);
-            lines.extend(std::iter::once(surface::line(request)).chain(written).map(|line| line + "\n"));
-        }
+        let mut lines: String = requests.iter().map(surface::lines).collect();
         if left_out > 0 {
             lines.push_str(&format!("… and {left_out} more requests: decide some of these first\n"));
         }
@@ -111,7 +107,7 @@ pub(super) fn approve(args: &Approve) -> Result<ExitCode, Failure> {
     let how = if args.session { "approved for this session" } else { "approved once" };
     let then =
         if request.withdrawn { "; it goes through when the agent runs the same command again" } else { "" };
-    print(&format!("{how}: {}{then}\n", surface::line(&request)))?;
+    print(&format!("{how}{then}: {}", surface::lines(&request)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -140,7 +136,7 @@ pub(super) fn deny(args: &Deny) -> Result<ExitCode, Failure> {
     let decision = Verdict::Deny { reason: args.reason.clone() };
     let request = Request::Decide { id: args.id.clone(), digest: None, decision };
     let request = decided(Client::connect(&paths()?)?.ask(request)?)?;
-    print(&format!("denied: {}\n", surface::line(&request)))?;
+    print(&format!("denied: {}", surface::lines(&request)))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,36 +1,35 @@
 //! The prompt over the agent's own terminal: the agent's screen is put aside, ours is shown, keys are ours.
 //!
-//! Typed-ahead keys never approve: what was typed before the prompt is thrown away, and the approving key counts only
-//! after the prompt has been on the screen for a moment without a key.
+//! No key decides that was not pressed alone, after the question had been on the screen for a moment without anything typed:
+//! not one that was typed ahead, pasted, or sent by the terminal. "Later" is never for good: it is asked again.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use keyhatch_protocol::SessionId;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::termios::{QueueSelector, tcflush};
+use keyhatch_terminal::{Key, Row, Size};
 
-use super::stdio::Gate;
+use super::display::{Gate, Taken, window};
+use super::keyboard::{Keyboard, Pressed};
 use crate::approval::Scope;
 use crate::control::client::Client;
-use crate::control::{Reply, Request, RequestView, Verdict};
+use crate::control::{Reply, Request, RequestView, ShownRequest, Verdict};
 use crate::paths::Paths;
 use crate::signer::LockedKey;
 use crate::surface;
+use crate::surface::question::{Offer, View, farewell, layout};
 
-/// How long the prompt must have been seen, without a key, before a key can approve.
-const ARMING: Duration = Duration::from_millis(700);
 /// How often the queue is asked while a prompt is open: somebody else may decide.
 const TICK: Duration = Duration::from_millis(200);
-
 /// How often it is asked whether a key waits for its passphrase.
 const LOCKS: Duration = Duration::from_secs(1);
-/// The alternate screen: the agent's own comes back as it was.
-const ASIDE: &str = "\x1b[?1049h\x1b[H\x1b[2J";
-const BACK: &str = "\x1b[?1049l";
+/// How long a request that was left for later waits before it is asked again; twice as long each time.
+const AGAIN: Duration = Duration::from_secs(30);
+/// How long it is said how to get a request back, unless a key is pressed.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// The thread that asks.
 pub(super) struct Prompting {
@@ -47,29 +46,8 @@ impl Prompting {
     /// Starts asking for this session's requests.
     pub(super) fn start(paths: Paths, session: SessionId, gate: Arc<Gate>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let stopping = stop.clone();
-        let thread = std::thread::spawn(move || {
-            let mut left_alone = Vec::new();
-            let (mut told, mut looked) = (Vec::new(), Instant::now());
-            while !stopping.load(Ordering::Relaxed) {
-                let next = waiting(&paths, &session).into_iter().find(|r| !left_alone.contains(&r.id));
-                match next {
-                    Some(request) => {
-                        gate.set_shut(true);
-                        if let Err(error) = ask(&paths, &request, &stopping) {
-                            tracing::debug!(%error, "the prompt failed");
-                        }
-                        gate.set_shut(false);
-                        left_alone.push(request.id);
-                    }
-                    None if looked.elapsed() > LOCKS => {
-                        looked = Instant::now();
-                        tell_of_locked(&paths, &session, (&gate, &stopping), &mut told);
-                    }
-                    None => std::thread::sleep(TICK),
-                }
-            }
-        });
+        let asker = Asker { paths, session, gate, stop: stop.clone() };
+        let thread = std::thread::spawn(move || asker.run());
         Self { stop, thread }
     }
 
@@ -80,141 +58,314 @@ impl Prompting {
     }
 }
 
-/// What of this session waits, and is still held by a client.
-fn waiting(paths: &Paths, session: &SessionId) -> Vec<RequestView> {
-    let asked = Client::connect(paths).and_then(|mut client| client.ask(Request::Pending { wait: false }));
-    match asked {
-        Ok(Reply::Pending(listing)) => {
-            listing.requests.into_iter().filter(|r| &r.session == session && !r.withdrawn).collect()
+/// Whoever asks for one session on one terminal.
+struct Asker {
+    paths: Paths,
+    session: SessionId,
+    gate: Arc<Gate>,
+    stop: Arc<AtomicBool>,
+}
+
+/// A request that was left undecided.
+struct Left {
+    /// The request that was shown: its digest.
+    digest: String,
+    /// When it is asked again.
+    until: Instant,
+    /// How long it waits then.
+    next: Duration,
+}
+
+/// How a question ended.
+enum Ended {
+    /// It was decided, here or elsewhere, or it is gone.
+    Over,
+    /// The person will decide later.
+    Later,
+    /// Whoever asked went away: it can still be decided.
+    Withdrawn,
+}
+
+impl Asker {
+    fn run(&self) {
+        let mut left: Vec<Left> = Vec::new();
+        let (mut told, mut looked) = (Vec::new(), Instant::now());
+        while !self.stopped() {
+            let waiting = self.waiting();
+            left.retain(|left| waiting.iter().any(|request| request.digest == left.digest));
+            let is_due = |request: &&RequestView| {
+                let known = left.iter().find(|left| left.digest == request.digest);
+                !request.withdrawn && known.is_none_or(|left| left.until <= Instant::now())
+            };
+            match waiting.iter().find(is_due) {
+                Some(request) => {
+                    let again = left.iter().find(|left| left.digest == request.digest).map(|left| left.next);
+                    let wait = again.unwrap_or(AGAIN);
+                    if let Err(error) = self.ask(request, wait) {
+                        tracing::debug!(%error, "the prompt failed");
+                    }
+                    left.retain(|left| left.digest != request.digest);
+                    left.push(Left {
+                        digest: request.digest.clone(),
+                        until: Instant::now() + wait,
+                        next: wait.saturating_mul(2),
+                    });
+                }
+                None if looked.elapsed() > LOCKS => {
+                    looked = Instant::now();
+                    self.tell_of_locked(&mut told);
+                }
+                None => std::thread::sleep(TICK),
+            }
         }
-        // A broker that is gone has nothing to ask.
-        _ => Vec::new(),
     }
-}
 
-/// The keys that this session's signatures wait for.
-fn locked(paths: &Paths, session: &SessionId) -> Vec<LockedKey> {
-    match Client::connect(paths).and_then(|mut client| client.ask(Request::Locked)) {
-        Ok(Reply::Locked { keys }) => keys.into_iter().filter(|key| key.sessions.contains(session)).collect(),
-        _ => Vec::new(),
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
-}
 
-/// Says once of each key that it waits for its passphrase. It is not asked for here: the agent can draw the same on this
-/// terminal, and would be given it the next time.
-fn tell_of_locked(
-    paths: &Paths,
-    session: &SessionId,
-    (gate, stop): (&Gate, &AtomicBool),
-    told: &mut Vec<String>,
-) {
-    let waiting = locked(paths, session);
-    // A key that was opened, and waits again in a later session of the broker's, is news.
-    told.retain(|known| waiting.iter().any(|key| &key.fingerprint == known));
-    let Some(key) = waiting.into_iter().find(|key| !told.contains(&key.fingerprint)) else { return };
-    gate.set_shut(true);
-    if let Err(error) = notice(paths, session, (&key, stop)) {
-        tracing::debug!(%error, "the notice failed");
-    }
-    gate.set_shut(false);
-    told.push(key.fingerprint);
-}
-
-fn notice(paths: &Paths, session: &SessionId, (key, stop): (&LockedKey, &AtomicBool)) -> io::Result<()> {
-    tcflush(io::stdin(), QueueSelector::IFlush)?;
-    let mut out = io::stdout();
-    let text = surface::locked(key).replace('\n', "\r\n");
-    write!(out, "{ASIDE}keyhatch: {text}\r\n  Enter  back to the agent\r\n")?;
-    out.flush()?;
-    let mut looked = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
-        // Whatever else is typed here is thrown away: it may be a passphrase after all.
-        if let Some(b'\r' | b'\n' | 0x03) = self::key()? {
-            break;
+    /// What of this session waits.
+    fn waiting(&self) -> Vec<RequestView> {
+        let asked =
+            Client::connect(&self.paths).and_then(|mut client| client.ask(Request::Pending { wait: false }));
+        match asked {
+            Ok(Reply::Pending(listing)) => {
+                listing.requests.into_iter().filter(|request| request.session == self.session).collect()
+            }
+            // A broker that is gone has nothing to ask.
+            _ => Vec::new(),
         }
-        if looked.elapsed() > TICK {
-            looked = Instant::now();
-            if !locked(paths, session).iter().any(|one| one.fingerprint == key.fingerprint) {
+    }
+
+    /// A request with all that is shown of one; a listing has less.
+    fn shown(&self, request: &RequestView) -> Option<ShownRequest> {
+        let show = Request::Show { id: request.id.clone() };
+        match Client::connect(&self.paths).and_then(|mut client| client.ask(show)) {
+            Ok(Reply::Shown(shown)) if shown.request.digest == request.digest => Some(*shown),
+            _ => None,
+        }
+    }
+
+    fn ask(&self, request: &RequestView, wait: Duration) -> io::Result<()> {
+        let shown = self.shown(request);
+        let request = shown.as_ref().map_or(request, |shown| &shown.request);
+        let mut screen = self.gate.take()?;
+        let mut keyboard = Keyboard::take()?;
+        let ended = Question::new(self, request).run(&mut screen, &mut keyboard);
+        let why = match ended {
+            Ok(Ended::Later) => Some(format!("it is asked again here in {} s", wait.as_secs())),
+            Ok(Ended::Withdrawn) => Some("whoever asked has gone; run it again then".to_owned()),
+            _ => None,
+        };
+        if let Some(why) = why {
+            self.show_until_key(&mut screen, &mut keyboard, |size| farewell(request, &why, size))?;
+        }
+        keyboard.give_back();
+        ended.map(drop)
+    }
+
+    fn decide(
+        &self,
+        request: &RequestView,
+        decision: Verdict,
+    ) -> Result<(), crate::control::client::ClientError> {
+        let decide =
+            Request::Decide { id: request.id.clone(), digest: Some(request.digest.clone()), decision };
+        Client::connect(&self.paths).and_then(|mut client| client.ask(decide)).map(drop)
+    }
+
+    /// Shows a screen until a key is pressed, but not for long.
+    fn show_until_key(
+        &self,
+        screen: &mut Taken<'_>,
+        keyboard: &mut Keyboard,
+        rows: impl Fn(Size) -> Vec<Row>,
+    ) -> io::Result<()> {
+        let since = Instant::now();
+        let mut drawn = None;
+        while since.elapsed() < FAREWELL && !self.stopped() {
+            let size = window();
+            if drawn != Some(size) {
+                screen.draw(&rows(size), size)?;
+                drawn = Some(size);
+            }
+            if keyboard.key()?.is_some_and(|pressed| pressed.key != Key::Other) {
                 break;
             }
         }
+        Ok(())
     }
-    write!(out, "{BACK}")?;
-    out.flush()
 }
 
-fn ask(paths: &Paths, request: &RequestView, stop: &AtomicBool) -> io::Result<()> {
-    tcflush(io::stdin(), QueueSelector::IFlush)?;
-    let mut out = io::stdout();
-    write!(out, "{ASIDE}")?;
-    let text = surface::request(request).replace('\n', "\r\n");
-    let session = if request.once_only { "" } else { "   s  approve for this session" };
-    write!(out, "keyhatch: the agent wants to\r\n\r\n{text}\r\n")?;
-    write!(out, "  a  approve once{session}   d  deny   v  view the diff   l  decide later\r\n")?;
-    out.flush()?;
-    let verdict = read_verdict(paths, request, stop)?;
-    if let Some(decision) = verdict {
-        let decide =
-            Request::Decide { id: request.id.clone(), digest: Some(request.digest.clone()), decision };
-        let answer = Client::connect(paths).and_then(|mut client| client.ask(decide));
-        if let Err(error) = answer {
-            write!(out, "\r\nkeyhatch: {error}\r\n")?;
-            out.flush()?;
-            std::thread::sleep(Duration::from_secs(2));
-        }
-    }
-    write!(out, "{BACK}")?;
-    out.flush()
+/// A request on the screen.
+struct Question<'a> {
+    asker: &'a Asker,
+    request: &'a RequestView,
+    scroll: usize,
+    seen: usize,
+    /// The request with its diff, while that is what scrolls.
+    diff: Option<ShownRequest>,
 }
 
-fn read_verdict(paths: &Paths, request: &RequestView, stop: &AtomicBool) -> io::Result<Option<Verdict>> {
-    let mut quiet_since = Instant::now();
-    let mut asked_broker = Instant::now();
-    loop {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        if asked_broker.elapsed() > TICK {
-            asked_broker = Instant::now();
-            if !waiting(paths, &request.session).iter().any(|r| r.id == request.id) {
-                // Decided elsewhere, withdrawn or expired.
-                return Ok(None);
+impl<'a> Question<'a> {
+    fn new(asker: &'a Asker, request: &'a RequestView) -> Self {
+        Self { asker, request, scroll: 0, seen: 0, diff: None }
+    }
+
+    fn run(mut self, screen: &mut Taken<'_>, keyboard: &mut Keyboard) -> io::Result<Ended> {
+        let mut asked_broker = Instant::now();
+        let (mut drawn, mut diff) = (None, None);
+        let mut laid = layout(self.request, View::default(), window());
+        while !self.asker.stopped() {
+            if asked_broker.elapsed() > TICK {
+                asked_broker = Instant::now();
+                match self.asker.waiting().iter().find(|other| other.digest == self.request.digest) {
+                    None => return Ok(Ended::Over),
+                    Some(now) if now.withdrawn => return Ok(Ended::Withdrawn),
+                    Some(_) => {}
+                }
+            }
+            let size = window();
+            if drawn != Some(size) {
+                if diff.is_none() || drawn.is_some_and(|before: Size| before.columns != size.columns) {
+                    let columns = usize::from(size.columns);
+                    diff = self.diff.as_ref().map(|shown| surface::diff_rows(shown, columns));
+                    self.seen = 0;
+                }
+                let view = View { scroll: self.scroll, diff: diff.as_deref(), seen: self.seen };
+                laid = layout(self.request, view, size);
+                (self.seen, self.scroll) = (laid.seen, self.scroll.min(laid.furthest));
+                screen.draw(&laid.rows, size)?;
+                if drawn.is_some_and(|before| before != size) {
+                    // Another size shows something else in the places that were read.
+                    keyboard.disarm();
+                }
+                drawn = Some(size);
+            }
+            let Some(pressed) = keyboard.key()? else { continue };
+            match self.answer(pressed, laid.offer) {
+                Some(Answer::Later) => return Ok(Ended::Later),
+                Some(Answer::Decide(decision)) => {
+                    if let Err(error) = self.asker.decide(self.request, decision) {
+                        let why = error.to_string();
+                        let rows = |size| farewell(self.request, &why, size);
+                        self.asker.show_until_key(screen, keyboard, rows)?;
+                    }
+                    return Ok(Ended::Over);
+                }
+                None => {}
+            }
+            if self.moves(pressed.key, laid.viewer, laid.furthest) {
+                drawn = None;
+            }
+            if pressed.key == Key::Character('v') && laid.offer != Offer::TooSmall {
+                self.turn();
+                (drawn, diff) = (None, None);
             }
         }
-        let Some(key) = key()? else { continue };
-        let armed = quiet_since.elapsed() >= ARMING;
-        quiet_since = Instant::now();
-        match key {
-            b'a' if armed => return Ok(Some(Verdict::Approve { scope: Scope::Once })),
-            b's' if armed && !request.once_only => {
-                return Ok(Some(Verdict::Approve { scope: Scope::Session }));
-            }
-            b'd' => return Ok(Some(Verdict::Deny { reason: None })),
-            b'l' | 0x1b | 0x03 => return Ok(None),
-            b'v' => show_diff(paths, request)?,
-            _ => {}
+        Ok(Ended::Over)
+    }
+
+    fn answer(&self, pressed: Pressed, offer: Offer) -> Option<Answer> {
+        if !pressed.decides {
+            return None;
+        }
+        let approve = |scope| Some(Answer::Decide(Verdict::Approve { scope }));
+        match (pressed.key, offer) {
+            (Key::Character('l') | Key::Interrupt, _) => Some(Answer::Later),
+            (_, Offer::TooSmall) => None,
+            (Key::Character('a'), Offer::Decide) => approve(Scope::Once),
+            (Key::Character('s'), Offer::Decide) if !self.request.once_only => approve(Scope::Session),
+            (Key::Character('d'), _) => Some(Answer::Decide(Verdict::Deny { reason: None })),
+            _ => None,
         }
     }
+
+    /// Scrolls, and says whether it did.
+    fn moves(&mut self, key: Key, viewer: usize, furthest: usize) -> bool {
+        let page = viewer.saturating_sub(1).max(1);
+        let to = match key {
+            Key::Down | Key::Enter | Key::Character('j') => self.scroll + 1,
+            Key::Up | Key::Character('k') => self.scroll.saturating_sub(1),
+            Key::PageDown | Key::Character(' ') => self.scroll + page,
+            Key::PageUp | Key::Character('b') => self.scroll.saturating_sub(page),
+            Key::Home | Key::Character('g') => 0,
+            Key::End | Key::Character('G') => furthest,
+            _ => return false,
+        };
+        let to = to.min(furthest);
+        std::mem::replace(&mut self.scroll, to) != to
+    }
+
+    /// Turns between the details and the diff.
+    fn turn(&mut self) {
+        self.scroll = 0;
+        if self.diff.take().is_some() {
+            return;
+        }
+        self.diff = self.asker.shown(self.request);
+    }
 }
 
-fn show_diff(paths: &Paths, request: &RequestView) -> io::Result<()> {
-    let shown = Client::connect(paths).and_then(|mut c| c.ask(Request::Show { id: request.id.clone() }));
-    if let Ok(Reply::Shown(shown)) = shown {
-        let mut out = io::stdout();
-        write!(out, "\r\n{}\r\n", surface::diff(&shown).replace('\n', "\r\n"))?;
-        out.flush()?;
-    }
-    Ok(())
+/// What a key decides.
+enum Answer {
+    Decide(Verdict),
+    Later,
 }
 
-fn key() -> io::Result<Option<u8>> {
-    let stdin = io::stdin();
-    let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
-    let tick = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-    if poll(&mut polled, Some(&tick))? == 0 {
-        return Ok(None);
+impl Asker {
+    /// The keys that this session's signatures wait for.
+    fn locked(&self) -> Vec<LockedKey> {
+        match Client::connect(&self.paths).and_then(|mut client| client.ask(Request::Locked)) {
+            Ok(Reply::Locked { keys }) => {
+                keys.into_iter().filter(|key| key.sessions.contains(&self.session)).collect()
+            }
+            _ => Vec::new(),
+        }
     }
-    let mut byte = [0];
-    let read = rustix::io::read(&stdin, &mut byte)?;
-    Ok((read == 1).then_some(byte[0]))
+
+    /// Says once of each key that it waits for its passphrase. It is not asked for here: the agent can draw the same on
+    /// this terminal, and would be given it the next time.
+    fn tell_of_locked(&self, told: &mut Vec<String>) {
+        let waiting = self.locked();
+        // A key that was opened, and waits again in a later session of the broker's, is news.
+        told.retain(|known| waiting.iter().any(|key| &key.fingerprint == known));
+        let Some(key) = waiting.into_iter().find(|key| !told.contains(&key.fingerprint)) else { return };
+        if let Err(error) = self.notice(&key) {
+            tracing::debug!(%error, "the notice failed");
+        }
+        told.push(key.fingerprint);
+    }
+
+    fn notice(&self, key: &LockedKey) -> io::Result<()> {
+        let mut screen = self.gate.take()?;
+        let mut keyboard = Keyboard::take()?;
+        let (mut looked, mut drawn) = (Instant::now(), None);
+        while !self.stopped() {
+            let size = window();
+            if drawn != Some(size) {
+                screen.draw(&notice_rows(key, size), size)?;
+                drawn = Some(size);
+            }
+            // Whatever else is typed here is thrown away: it may be a passphrase after all.
+            if keyboard.key()?.is_some_and(|pressed| matches!(pressed.key, Key::Enter | Key::Interrupt)) {
+                break;
+            }
+            if looked.elapsed() > TICK {
+                looked = Instant::now();
+                if !self.locked().iter().any(|one| one.fingerprint == key.fingerprint) {
+                    break;
+                }
+            }
+        }
+        keyboard.give_back();
+        Ok(())
+    }
+}
+
+fn notice_rows(key: &LockedKey, size: Size) -> Vec<Row> {
+    let text = format!("keyhatch: {}\n  Enter  back to the agent", surface::locked(key));
+    let mut rows: Vec<Row> = text.lines().map(Row::keyhatch).collect();
+    rows.resize(usize::from(size.rows), Row::keyhatch(""));
+    rows
 }

@@ -17,10 +17,9 @@ use super::bounds::Held;
 use super::result::{RunResult, Used};
 use super::runner::{NOT_STARTED, Waiting, beside};
 use super::sandbox::Plan;
-use super::sequences::Shown;
 use super::stdio::{Kept, Outputs, Relayed, relay};
 use super::supervise::{Ended, Signals, wait};
-use super::{Failure, bounds, paths, policy, print_json, prompt, sandbox};
+use super::{Failure, bounds, display, paths, policy, print_json, prompt, sandbox};
 use crate::cause::chain;
 use crate::control::client::Client;
 use crate::control::{Known, OpenedSession, Reply, Request};
@@ -252,7 +251,7 @@ async fn confined(
         None => None,
     };
     let attaching = waiting.attach(paths, &opened.session).await?;
-    let relayed = relay(&outputs, Shown::of(policy)).map_err(internal("the terminal"))?;
+    let relayed = relay(&outputs, display::passes(policy)).map_err(internal("the terminal"))?;
     let rules = sandbox::rules(Plan {
         opened,
         policy,

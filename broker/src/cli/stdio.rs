@@ -7,41 +7,16 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use keyhatch_policies::Policy;
+use keyhatch_terminal::Passes;
 use rustix::fs::FileType;
 use rustix::termios::{OptionalActions, Termios};
 
-use super::sequences::Shown;
+use super::display::{Filtered, Gate};
 use crate::limits::watch::Traffic;
-
-/// Whether the relay may touch the user's terminal: a prompt takes it away for a while.
-#[derive(Debug, Default)]
-pub(super) struct Gate {
-    shut: Mutex<bool>,
-    opened: Condvar,
-}
-
-impl Gate {
-    /// Shuts or opens it.
-    pub(super) fn set_shut(&self, shut: bool) {
-        *self.shut.lock().unwrap_or_else(PoisonError::into_inner) = shut;
-        self.opened.notify_all();
-    }
-
-    /// Reads while it is open. Whoever shuts it waits for the read, so that no key of a prompt's gets to the command.
-    fn read_if_open(&self, read: impl FnOnce() -> io::Result<usize>) -> io::Result<Option<usize>> {
-        let shut = self.shut.lock().unwrap_or_else(PoisonError::into_inner);
-        if *shut { Ok(None) } else { read().map(Some) }
-    }
-
-    fn wait(&self) {
-        let shut = self.shut.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.opened.wait_while(shut, |shut| *shut).unwrap_or_else(PoisonError::into_inner));
-    }
-}
 
 /// The three descriptors, and what relays them.
 pub(super) struct Relayed {
@@ -153,7 +128,7 @@ fn keep(traffic: &Arc<Traffic>, kept: &Arc<Kept>) -> io::Result<Relayed> {
 }
 
 /// Prepares the descriptors from what this process has.
-pub(super) fn relay(wish: &Outputs, shown: Shown) -> io::Result<Relayed> {
+pub(super) fn relay(wish: &Outputs, passes: Passes) -> io::Result<Relayed> {
     if let Outputs::Keep(traffic, kept) = wish {
         return keep(traffic, kept);
     }
@@ -175,13 +150,16 @@ pub(super) fn relay(wish: &Outputs, shown: Shown) -> io::Result<Relayed> {
         }
     };
     // Standard error alone may be a terminal too: the rest is then redirected.
-    let to = |fd: &dyn AsFd| if is_terminal(fd) { shown } else { Shown::Everything };
-    let out = output(&stdout, to(&stdout).writer(io::stdout()))?;
-    let err = output(&stderr, to(&stderr).writer(io::stderr()))?;
+    let out = output(&stdout, Box::new(io::stdout()))?;
+    let err = if is_terminal(&stderr) {
+        output(&stderr, Box::new(Filtered::new(io::stderr(), passes)))?
+    } else {
+        output(&stderr, Box::new(io::stderr()))?
+    };
     let terminal = match pty {
         Some((master, slave)) => {
             drop(slave);
-            Some(start_terminal(master, (wish.traffic(), shown), &mut outputs)?)
+            Some(start_terminal(master, wish.traffic(), passes, &mut outputs)?)
         }
         None => None,
     };
@@ -201,7 +179,8 @@ fn open_pty() -> io::Result<(File, OwnedFd)> {
 
 fn start_terminal(
     master: File,
-    (traffic, shown): (&Arc<Traffic>, Shown),
+    traffic: &Arc<Traffic>,
+    passes: Passes,
     outputs: &mut Vec<JoinHandle<()>>,
 ) -> io::Result<Terminal> {
     let master = Arc::new(master);
@@ -209,19 +188,17 @@ fn start_terminal(
         saved: rustix::termios::tcgetattr(io::stdin())
             .or_else(|_| rustix::termios::tcgetattr(io::stdout()))?,
         master: master.clone(),
-        gate: Arc::new(Gate::default()),
+        gate: Arc::new(Gate::new(passes)),
     };
     terminal.copy_size();
     let (gate, reader) = (terminal.gate.clone(), master.clone());
     let counted = traffic.clone();
     outputs.push(std::thread::spawn(move || {
         let mut buffer = [0; 16 * 1024];
-        let mut out = shown.writer(io::stdout());
         // The slave's last close ends this with EIO: the command and everything it started are gone.
         while let Ok(read @ 1..) = (&*reader).read(&mut buffer) {
             counted.output.fetch_add(read as u64, Ordering::Relaxed);
-            gate.wait();
-            if out.write_all(&buffer[..read]).and_then(|()| out.flush()).is_err() {
+            if gate.show(&buffer[..read]).is_err() {
                 return;
             }
         }
