@@ -198,3 +198,38 @@ fn what_a_session_pushes_in_the_place_of_a_request_is_another_request_and_the_ol
     assert!(run.finish().stdout.contains("code 0"));
     assert_eq!(world.git(&scene.upstream, &["log", "-1", "--format=%s", "main"]).stdout, "other\n");
 }
+
+#[test]
+fn a_request_that_is_made_to_be_too_large_hides_no_other_and_can_be_shown_and_denied() {
+    let scene = Scene::new();
+    let world = &scene.world;
+    // A link whose target is 9 MiB, in a pack of a few kB; two hundred long paths that are risks; a long subject.
+    let script = "link=$(head -c 9437184 /dev/zero | tr '\\0' x | sed 's|^|../|' | git hash-object -w --stdin); \
+                  git update-index --add --cacheinfo 120000,$link,big; \
+                  blob=$(printf ../../x | git hash-object -w --stdin); long=$(printf %0200d 1); \
+                  for i in $(seq 200); do git update-index --add --cacheinfo 120000,$blob,$long/$i; done; \
+                  git commit -qm \"$(printf %05000d 1)\"; git push --porcelain origin HEAD:refs/heads/large; echo code $?";
+    let large = world.start(&scene.project, "default", script);
+    let first = world.pending();
+    let id = first["id"].as_str().expect("an id").to_owned();
+    assert_eq!(first["updates"][0]["ref"], "refs/heads/large", "{first:#}");
+    assert!(first["risk_count"].as_u64() >= first["risks"].as_array().map(|list| list.len() as u64));
+    assert!(first.to_string().len() < 300 * 1024, "{} bytes", first.to_string().len());
+    let ordinary = scene.push("default");
+    world.wait_until("both are listed", || {
+        let listed = world.keyhatch(&["pending"]);
+        listed.stdout.contains("refs/heads/main") && listed.stdout.contains("refs/heads/large")
+    });
+    let shown = world.keyhatch(&["show", &id, "--diff"]).ok();
+    assert!(
+        shown.stdout.contains("symlink") && shown.stdout.contains("refs/heads/large"),
+        "{:.3000}",
+        shown.stdout
+    );
+    world.keyhatch(&["deny", &id]).ok();
+    assert!(large.finish().ok().stdout.contains("code 1"));
+    let other = world.pending();
+    assert_eq!(other["updates"][0]["ref"], "refs/heads/main");
+    world.approve(other["id"].as_str().expect("an id"), &[]).ok();
+    assert!(ordinary.finish().ok().stdout.contains("code 0"));
+}

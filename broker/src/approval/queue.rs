@@ -625,4 +625,6 @@ fn once_only(asked: &Asked) -> Option<&'static str> {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

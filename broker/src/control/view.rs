@@ -467,3 +467,6 @@ impl ShownRequest {
         request.problem.is_none().then(|| Self { request, diff: diff[..most].to_owned(), diff_cut })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,8 +136,6 @@ impl Sealed {
         let claim = self.claim.clone();
         let head = claim.pack_offset.unwrap_or(self.bytes);
         let first = usize::try_from(head).unwrap_or(usize::MAX).max(CHUNK);
-        #[cfg(any())]
-        crate::mutation::alter(&self.file, head)?;
         let integrity = Integrity::default();
         let first = read_at(&self.file, 0, first).await?;
         if claim::parse(&first).ok().flatten().as_ref() != Some(&*claim) {
@@ -221,4 +219,125 @@ async fn read_at(file: &Arc<std::fs::File>, offset: u64, most: usize) -> io::Res
         Ok(Bytes::from(buffer))
     });
     read.await?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, Write};
+    use std::os::unix::fs::PermissionsExt;
+
+    use futures_util::{StreamExt, TryStreamExt};
+
+    use super::*;
+
+    const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    const Z: &str = "0000000000000000000000000000000000000000";
+
+    /// A push to `agent/x` with a pack of so many bytes.
+    fn push(pack: usize) -> Vec<u8> {
+        let line = format!("{Z} {A} refs/heads/agent/x\0report-status");
+        let head = format!("{:04x}{line}0000PACK", line.len() + 4);
+        [head.as_bytes(), &vec![7; pack]].concat()
+    }
+
+    async fn sealed(bytes: &[u8]) -> Sealed {
+        let directory = tempfile::tempdir().expect("a directory");
+        let quota = SpoolQuota::of(1 << 30);
+        let mut spool = Spool::create(directory.path(), &quota).expect("a spool");
+        for piece in bytes.chunks(1000) {
+            spool.write(piece).await.expect("it is written");
+        }
+        spool.seal(claim::parse(bytes).expect("legal").expect("whole")).await.expect("it is sealed")
+    }
+
+    /// What is sent before the stream ends, and whether it ends well.
+    async fn sent(sealed: &Sealed) -> (Vec<u8>, bool) {
+        let Ok(reading) = sealed.read().await else { return (Vec::new(), false) };
+        let integrity = reading.integrity();
+        let mut stream = Box::pin(reading.stream());
+        let (mut bytes, mut well) = (Vec::new(), true);
+        while let Some(chunk) = stream.next().await {
+            match chunk {
+                Ok(chunk) => bytes.extend_from_slice(&chunk),
+                Err(_) => well = false,
+            }
+        }
+        assert_eq!(integrity.is_broken(), !well);
+        (bytes, well)
+    }
+
+    /// What a process of the same user can do that is not confined: make the file writable, and write.
+    fn write_at(sealed: &Sealed, offset: u64, bytes: &[u8]) {
+        let path = format!("/proc/self/fd/{}", sealed.file().as_raw_fd());
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("the owner may");
+        let mut file = std::fs::OpenOptions::new().write(true).open(&path).expect("it opens now");
+        file.seek(io::SeekFrom::Start(offset)).expect("it seeks");
+        file.write_all(bytes).expect("it is written");
+    }
+
+    #[tokio::test]
+    async fn what_was_sealed_is_sent_to_the_last_byte_and_again() {
+        for size in [0, 5000, CHUNK, CHUNK * 2, CHUNK * 3 + 1] {
+            let bytes = push(size);
+            let sealed = sealed(&bytes).await;
+            for _ in 0..2 {
+                let reading = sealed.read().await.expect("it is the same");
+                let sent: Vec<Bytes> = reading.stream().try_collect().await.expect("it is sent");
+                assert!(sent.concat() == bytes, "{size}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sealed_push_has_no_descriptor_that_writes_and_no_mode_that_lets_one_open() {
+        let sealed = sealed(&push(5000)).await;
+        let mut file = sealed.file();
+        assert_eq!(file.write(b"x").map_err(|e| e.raw_os_error()), Err(Some(libc::EBADF)));
+        assert_eq!(file.metadata().expect("its state").permissions().mode() & 0o777, 0o400);
+        let copy = sealed.file().try_clone().expect("as for a child");
+        assert_eq!((&copy).write(b"x").map_err(|e| e.raw_os_error()), Err(Some(libc::EBADF)));
+        assert!(copy.set_len(0).is_err());
+    }
+
+    #[tokio::test]
+    async fn of_a_push_whose_head_was_changed_nothing_is_sent() {
+        let bytes = push(CHUNK * 4);
+        let at = bytes.windows(7).position(|part| part == b"agent/x").expect("the ref");
+        for (offset, new) in [(at, &b"release"[..]), (0, b"0000"), (at + 8, b"quiet")] {
+            let sealed = sealed(&bytes).await;
+            write_at(&sealed, offset as u64, new);
+            assert_eq!(sent(&sealed).await, (Vec::new(), false), "at {offset}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_push_whose_pack_was_changed_grew_or_shrank_never_reaches_its_last_byte() {
+        let bytes = push(CHUNK * 4);
+        let last = bytes.len() as u64 - 1;
+        for offset in [200, CHUNK as u64 + 9, CHUNK as u64 * 3, last] {
+            let sealed = sealed(&bytes).await;
+            write_at(&sealed, offset, b"!");
+            let (sent, well) = sent(&sealed).await;
+            assert!(!well && (sent.len() as u64) < last, "at {offset}: {} bytes", sent.len());
+        }
+        let small = sealed(&push(5000)).await;
+        write_at(&small, 3000, b"!");
+        assert_eq!(
+            sent(&small).await,
+            (Vec::new(), false),
+            "a small one is compared before its first byte leaves"
+        );
+        let grown = sealed(&bytes).await;
+        write_at(&grown, last + 1, b"0000");
+        let (sent_of_grown, well) = sent(&grown).await;
+        assert!(!well && (sent_of_grown.len() as u64) < last);
+        let cut = sealed(&bytes).await;
+        write_at(&cut, 0, b"");
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/self/fd/{}", cut.file().as_raw_fd()))
+            .and_then(|file| file.set_len(last - 10))
+            .expect("it shrinks");
+        assert!(!sent(&cut).await.1);
+    }
 }
