@@ -38,6 +38,7 @@ fn judge_push(policy: &Policy, project: &Project, push: &PushOperation) -> Judge
     let mut worst: Option<&PushRule> = None;
     let mut once = !facts.risks.is_empty() || !push.push_options.is_empty();
     let mut accepted = true;
+    let mut credentials: Vec<&CredentialChoice> = Vec::new();
     for update in &facts.updates {
         let matching = push_rules(policy, project, &push.remote, &update.ref_name);
         let rule = strictest_push(matching.filter(|rule| rule.updates.contains(&update.kind)));
@@ -47,6 +48,9 @@ fn judge_push(policy: &Policy, project: &Project, push: &PushOperation) -> Judge
         };
         once |= rule.once || matches!(update.kind, UpdateKind::Force | UpdateKind::Delete);
         accepted &= rule.accepts_risks;
+        if !credentials.contains(&&rule.rule.credential) {
+            credentials.push(&rule.rule.credential);
+        }
         if worst.is_none_or(|worst| rule.rule.decision > worst.rule.decision) {
             worst = Some(rule);
         }
@@ -54,6 +58,14 @@ fn judge_push(policy: &Policy, project: &Project, push: &PushOperation) -> Judge
     let Some(rule) = worst else {
         return Judgement::Deny(unlisted("the push has no command"));
     };
+    // One push is one login: none of its refs may go by a login that its own rule does not give it.
+    if rule.rule.decision != RuleDecision::Deny && credentials.len() > 1 {
+        return Judgement::Deny(Reason {
+            rule: None,
+            text: "its refs go by rules with different credentials: push them one by one".into(),
+            hint: "git push REMOTE REF, for each ref by itself".into(),
+        });
+    }
     // A rule that allows was written for the ordinary case: a risk is for a person, unless the rule accepts risks.
     let risky = !facts.risks.is_empty() || !push.push_options.is_empty();
     match by_rule(&rule.rule, once) {
@@ -219,4 +231,88 @@ const fn verb(kind: UpdateKind) -> &'static str {
 
 fn ascii(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).take(100).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use keyhatch_protocol::{ObjectFormat, ObjectId, UpdateFact};
+
+    use super::*;
+
+    const POLICY: &str = r#"
+name = "two"
+description = "two credentials for one remote"
+
+[[push]]
+name = "work"
+remote = "ssh://git@git.example.org/acme/app"
+refs = ["refs/heads/a/*"]
+updates = ["create"]
+decision = "allow"
+credential = "work"
+reason = "w"
+
+[[push]]
+name = "also work"
+remote = "ssh://git@git.example.org/acme/app"
+refs = ["refs/heads/c/*"]
+updates = ["create"]
+decision = "ask"
+credential = "work"
+reason = "w"
+
+[[push]]
+name = "release"
+remote = "ssh://git@git.example.org/acme/app"
+refs = ["refs/heads/b/*"]
+updates = ["create"]
+decision = "ask"
+credential = "release"
+reason = "r"
+"#;
+
+    fn judged(names: &[&str]) -> Judgement {
+        let policy = Policy::parse(POLICY, "here").expect("a policy");
+        let zero = ObjectId::zero(ObjectFormat::Sha1);
+        let update = |name: &&str| UpdateFact {
+            ref_name: RefName::parse(format!("refs/heads/{name}").as_bytes()).expect("legal"),
+            kind: UpdateKind::Create,
+            old: zero.clone(),
+            new: zero.clone(),
+        };
+        let facts = keyhatch_protocol::Facts {
+            object_format: ObjectFormat::Sha1,
+            updates: names.iter().map(update).collect(),
+            commit_count: 0,
+            commits: Vec::new(),
+            tags: Vec::new(),
+            file_count: 0,
+            files: Vec::new(),
+            added: 0,
+            removed: 0,
+            object_count: 0,
+            pack_bytes: 0,
+            risks: Vec::new(),
+            diff: String::new(),
+            diff_cut: false,
+        };
+        let remote = Remote::parse("ssh://git@git.example.org/acme/app").expect("a remote");
+        let push = PushOperation { remote, facts, push_options: Vec::new() };
+        judge(&policy, &Project::default(), &Operation::Push(push))
+    }
+
+    #[test]
+    fn refs_under_different_credentials_are_not_pushed_with_one_of_them() {
+        for (names, credential) in [(&["a/1"][..], "work"), (&["b/1"], "release"), (&["a/1", "c/1"], "work")]
+        {
+            let (Judgement::Allow(terms) | Judgement::Ask(terms)) = judged(names) else {
+                panic!("{names:?} may be pushed")
+            };
+            assert_eq!(terms.credential, CredentialChoice::Named(credential.into()), "{names:?}");
+        }
+        for names in [&["a/1", "b/1"][..], &["b/1", "a/1"], &["a/1", "c/1", "b/1"]] {
+            let Judgement::Deny(reason) = judged(names) else { panic!("{names:?} goes by one credential") };
+            assert!(reason.text.contains("different credentials: push them one by one"), "{reason:?}");
+        }
+    }
 }
