@@ -353,7 +353,7 @@ fn a_commit_of_which_jj_reads_another_tree_says_so_where_it_is_asked_for_and_whe
     // What follows the subject is signed too, and shown.
     let people = world.keyhatch(&["show", &world.pending_id()]).ok().stdout;
     assert!(
-        people.contains("! risk        other-tree: ") && people.contains("Signed-off-by: Eve\n"),
+        people.contains("! risk        other-tree\n") && people.contains("Signed-off-by: Eve\n"),
         "{people}"
     );
     deny(&world, run);
