@@ -171,8 +171,9 @@ pub(crate) fn judge(policy: &Policy, project: &Project, operation: &SignOperatio
         once_only: rule.once,
     };
     match rule.decision {
-        RuleDecision::Allow => Judgement::Allow(terms()),
-        RuleDecision::Ask => Judgement::Ask(terms()),
+        // A rule that allows was written for the ordinary case: a risk is for a person.
+        RuleDecision::Allow if facts.risks.is_empty() => Judgement::Allow(terms()),
+        RuleDecision::Allow | RuleDecision::Ask => Judgement::Ask(terms()),
         RuleDecision::Deny => Judgement::Deny(Reason {
             rule: Some(rule.name.clone()),
             text: format!("denied by policy ({}): {}", rule.name, rule.reason),
@@ -264,7 +265,7 @@ pub(crate) fn speaking<'p>(
 
 #[cfg(test)]
 mod tests {
-    use keyhatch_protocol::{PushPromise, Remote, SignatureFormat};
+    use keyhatch_protocol::{PushPromise, Remote, Risk, RiskKind, SignatureFormat};
 
     use super::*;
     use crate::Operation;
@@ -294,6 +295,37 @@ mod tests {
             covered: "0".into(),
         };
         crate::judge(&policy, &project, &Operation::Sign(SignOperation::of(facts)))
+    }
+
+    #[test]
+    fn a_rule_that_allows_does_not_cover_a_risk() {
+        let ada = || Some(who("Ada", "ada@example.org"));
+        let allow = "[[sign]]\nname = \"own\"\nreason = \"r\"\ndecision = \"allow\"\n";
+        let policy =
+            Policy::parse(&format!("name = \"t\"\ndescription = \"d\"\n{allow}"), "t").expect("a policy");
+        let project = Project { identities: vec![who("Ada", "ada@example.org")], ..Project::default() };
+        let judged = |risks: Vec<Risk>| {
+            let facts = SignFacts {
+                kind: SignableKind::Commit,
+                format: SignatureFormat::Ssh,
+                key: "SHA256:x".into(),
+                speaker: ada(),
+                author: ada(),
+                subject: "s".into(),
+                body: String::new(),
+                encoding: None,
+                risks,
+                tag: None,
+                certificate: None,
+                parents: Vec::new(),
+                tree: None,
+                covered: "0".into(),
+            };
+            crate::judge(&policy, &project, &Operation::Sign(SignOperation::of(facts)))
+        };
+        assert!(matches!(judged(Vec::new()), Judgement::Allow(_)));
+        let risk = Risk { kind: RiskKind::Encoding, detail: "ISO-8859-1".into() };
+        assert!(matches!(judged(vec![risk]), Judgement::Ask(_)));
     }
 
     #[test]
