@@ -49,13 +49,13 @@ pub fn lines(request: &RequestView) -> String {
     }
     rows.say(first);
     if !request.remote.is_empty() {
-        rows.quote(&request.remote);
+        rows.quote_name(&request.remote);
     }
     if let Some(facts) = &request.signature {
         rows.quote(&facts.subject);
     }
     if let Some(update) = request.updates.first() {
-        rows.quote(update.ref_name.as_str());
+        rows.quote_name(update.ref_name.as_str());
     }
     text_of(&rows.into_rows())
 }
@@ -115,7 +115,7 @@ pub fn request(request: &RequestView) -> String {
         return text_of(&rows.into_rows());
     }
     rows.say("  remote");
-    rows.quote(&request.remote);
+    rows.quote_name(&request.remote);
     rows.refs(request, LISTED);
     rows.say(LEGEND);
     details::rest(request, &mut rows);

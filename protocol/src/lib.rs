@@ -9,6 +9,7 @@ pub mod destination;
 pub mod frame;
 pub mod id;
 pub mod kex;
+pub mod lookalike;
 pub mod message;
 pub mod oid;
 pub mod pktline;

@@ -184,6 +184,8 @@ pub enum RiskKind {
     Big,
     /// Invisible or bidirectional characters.
     InvisibleText,
+    /// A ref, a path or a remote that could be taken for another: mixed scripts, blanks, other shapes of ASCII.
+    LookAlike,
     /// Objects in the pack that no command reaches.
     Unreachable,
     /// Something that could not be found out.
@@ -218,6 +220,7 @@ impl RiskKind {
             Self::Binary => "binary",
             Self::Big => "big",
             Self::InvisibleText => "invisible-text",
+            Self::LookAlike => "look-alike",
             Self::Unreachable => "unreachable",
             Self::Unknown => "unknown",
             Self::Fsck => "fsck",

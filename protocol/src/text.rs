@@ -1,5 +1,7 @@
 //! Text that a session chose, made safe to show to a person.
 
+use crate::lookalike;
+
 /// Longest piece of foreign text that is shown whole, in characters.
 pub const MAX_SHOWN: usize = 400;
 
@@ -19,30 +21,49 @@ pub const fn is_invisible(c: char) -> bool {
         | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}' | '\u{f0000}'..='\u{10ffff}')
 }
 
+/// Characters that are drawn as nothing, as a space is, and are none.
+#[must_use]
+pub fn is_blank(c: char) -> bool {
+    (c.is_whitespace() && !c.is_ascii()) || c == '\u{2800}'
+}
+
 /// Escapes what is not plain as `\u{…}`, and keeps head and tail of what is too long.
 #[must_use]
 pub fn shown(text: &str) -> String {
-    let chars: Vec<char> = text.chars().collect();
-    if chars.len() <= MAX_SHOWN {
-        return escape(&chars);
-    }
+    cut(text, |piece| {
+        piece.chars().map(|c| if is_plain(c) && !is_blank(c) { c.to_string() } else { escaped(c) }).collect()
+    })
+}
+
+/// The same for a name (a ref, a path, a remote, a person): what could be taken for another name is escaped too.
+#[must_use]
+pub fn shown_name(name: &str) -> String {
+    cut(name, shown_name_whole)
+}
+
+/// The same, with nothing left out.
+#[must_use]
+pub fn shown_name_whole(name: &str) -> String {
+    let marks = lookalike::marked(name).into_iter();
+    marks.map(|mark| if mark.escaped { escaped(mark.c) } else { mark.c.to_string() }).collect()
+}
+
+/// Shows a text whole, or its head and its tail.
+fn cut(text: &str, show: impl Fn(&str) -> String) -> String {
     let (head, tail) = (MAX_SHOWN * 3 / 4, MAX_SHOWN / 4);
-    let left_out = chars.len() - head - tail;
-    format!(
-        "{}…({left_out} more characters)…{}",
-        escape(&chars[..head]),
-        escape(&chars[chars.len() - tail..])
-    )
+    let count = text.chars().count();
+    if count <= MAX_SHOWN {
+        return show(text);
+    }
+    let at = |nth: usize| text.char_indices().nth(nth).map_or(text.len(), |(at, _)| at);
+    let left_out = count - head - tail;
+    format!("{}…({left_out} more characters)…{}", show(&text[..at(head)]), show(&text[at(count - tail)..]))
 }
 
 /// Escapes one line of a diff: tabs stay, everything else as in [`shown`], nothing is cut.
 #[must_use]
 pub fn shown_line(line: &str) -> String {
     line.chars().map(|c| if c == '\t' || is_plain(c) { c.to_string() } else { escaped(c) }).collect()
-}
-
-fn escape(chars: &[char]) -> String {
-    chars.iter().map(|c| if is_plain(*c) { c.to_string() } else { escaped(*c) }).collect()
 }
 
 fn escaped(c: char) -> String {

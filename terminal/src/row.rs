@@ -1,6 +1,6 @@
 //! Rows: each says whose words it has, is as wide as the screen at most, and nothing in it leaves it.
 
-use keyhatch_protocol::text::shown;
+use keyhatch_protocol::text::{shown, shown_name, shown_name_whole};
 use unicode_width::UnicodeWidthChar;
 
 /// What stands before everything that a session wrote. A row of keyhatch's own never begins with it.
@@ -60,6 +60,18 @@ impl Row {
     #[must_use]
     pub fn session(text: &str) -> Self {
         Self { voice: Voice::Session, text: presentable(&shown(text)) }
+    }
+
+    /// A name that a session chose, as one line: what could be taken for another name is escaped too.
+    #[must_use]
+    pub fn name(name: &str) -> Self {
+        Self { voice: Voice::Session, text: presentable(&shown_name(name)) }
+    }
+
+    /// A name that a session chose, all of it.
+    #[must_use]
+    pub fn name_whole(name: &str, columns: usize) -> Vec<Self> {
+        Self::session_whole(&shown_name_whole(name), columns)
     }
 
     /// What a session wrote, all of it, in as many rows as it takes at this width.

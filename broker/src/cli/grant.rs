@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use keyhatch_protocol::text::shown;
+use keyhatch_protocol::text::shown_name;
 
 use super::args::Grant as Args;
 use super::decide::unexpected;
@@ -47,8 +47,8 @@ fn list() -> Result<Vec<Grant>, Failure> {
 }
 
 fn line(grant: &Grant) -> String {
-    let refs: Vec<String> = grant.refs.iter().map(|name| shown(name.short())).collect();
+    let refs: Vec<String> = grant.refs.iter().map(|name| shown_name(name.short())).collect();
     let what =
         if refs.is_empty() { grant.operation.clone() } else { format!("fast-forward {}", refs.join(", ")) };
-    format!("{}  session {}  {what}  {}", grant.id, grant.session, shown(&grant.remote.to_string()))
+    format!("{}  session {}  {what}  {}", grant.id, grant.session, shown_name(&grant.remote.to_string()))
 }

@@ -13,7 +13,7 @@ use keyhatch_protocol::{ChangedFile, ObjectId, Risk, RiskKind, SignedChanges, Up
 use super::child::failed;
 use super::history::{History, unknown};
 use super::quarantine::Quarantine;
-use super::{Missing, Order, Refusal, secrets};
+use super::{Missing, Order, Refusal, names, secrets};
 
 /// Most bytes of the diff that is kept.
 const MAX_DIFF: usize = 1024 * 1024;
@@ -258,6 +258,9 @@ impl Search<'_> {
     /// What a file's name and mode say.
     fn file(&mut self, delta: &DiffDelta<'_>) {
         let path = path_of(delta);
+        if let Some(marked) = names::alike(&path) {
+            self.add(RiskKind::LookAlike, marked);
+        }
         if let Some(kind) = kind_of_path(&path) {
             self.add(kind, path.clone());
         }

@@ -9,7 +9,9 @@ use keyhatch_cage::{Cage, Limits, Work};
 use keyhatch_protocol::{Facts, SignedChanges, UpdateKind};
 
 use super::quarantine::Quarantine;
-use super::{Answer, CommitErrand, Errand, Inspected, Missing, Order, Refusal, changes, history, reach};
+use super::{
+    Answer, CommitErrand, Errand, Inspected, Missing, Order, Refusal, changes, history, names, reach,
+};
 
 /// Most bytes of an order: 100,000 advertised tips and 10,000 commands fit.
 const MAX_ORDER: u64 = 32 * 1024 * 1024;
@@ -76,6 +78,7 @@ fn push(order: &Order, fds: Vec<OwnedFd>) -> Result<Inspected, Refusal> {
     let changes = changes::of(order, &quarantine, &history, &mut missing)?;
     let mut risks = quarantine.risks;
     risks.extend(history.risks);
+    risks.extend(names::risks(&history.updates));
     risks.extend(reached);
     risks.extend(changes.risks);
     if history.updates.iter().all(|update| update.kind == UpdateKind::Delete) {

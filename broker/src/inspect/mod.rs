@@ -8,6 +8,7 @@ mod changes;
 mod child;
 mod history;
 mod missing;
+mod names;
 pub(crate) mod quarantine;
 mod reach;
 mod secrets;

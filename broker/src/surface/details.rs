@@ -35,6 +35,12 @@ impl Details {
         self.rows.extend(Row::session_whole(&text, self.columns));
     }
 
+    /// The same of a name (a path, a remote, a person), with what could be taken for another escaped.
+    pub(super) fn quote_name(&mut self, name: &str) {
+        let text = keyhatch_protocol::text::shown_name(name);
+        self.rows.extend(Row::session_whole(&text, self.columns));
+    }
+
     pub(super) fn more(&mut self, count: u64, listed: usize, what: &str) {
         let left = count.saturating_sub(listed.min(LISTED) as u64);
         if left > 0 {
@@ -78,7 +84,7 @@ impl Details {
     }
 
     fn name(&mut self, name: &RefName) {
-        self.rows.extend(Row::session_whole(name.as_str(), self.columns));
+        self.rows.extend(Row::name_whole(name.as_str(), self.columns));
     }
 
     pub(super) fn risks(&mut self, request: &RequestView) {
@@ -101,7 +107,7 @@ impl Details {
                 _ => "binary".to_owned(),
             };
             self.say(format!("  file        {}  {lines}", file.status));
-            self.quote(&file.path);
+            self.quote_name(&file.path);
         }
         self.more(request.file_count, request.files.len(), "files");
     }
@@ -110,15 +116,15 @@ impl Details {
         let signed = sign::carried(commit.signature.as_ref());
         self.say(format!("  commit      {}{signed}", commit.oid.short()));
         self.quote(&commit.subject);
-        self.quote(&format!("{} <{}>", commit.author.name, commit.author.email));
+        self.quote_name(&format!("{} <{}>", commit.author.name, commit.author.email));
     }
 
     fn tag(&mut self, tag: &TagFact) {
         self.say(format!("  tag         {}{}", tag.oid.short(), sign::carried(tag.signature.as_ref())));
-        self.quote(&tag.name);
+        self.quote_name(&tag.name);
         self.quote(&tag.subject);
         if let Some(who) = &tag.tagger {
-            self.quote(&format!("{} <{}>", who.name, who.email));
+            self.quote_name(&format!("{} <{}>", who.name, who.email));
         }
     }
 

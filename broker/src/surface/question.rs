@@ -136,7 +136,7 @@ impl Fixed {
         let is_whole = named.is_some()
             && request.problem.is_none()
             && request.update_count == request.updates.len() as u64;
-        rows.extend(named.unwrap_or_else(|| vec![Row::session(&request.remote)]));
+        rows.extend(named.unwrap_or_else(|| vec![Row::name(&request.remote)]));
         for kind in [UpdateKind::Force, UpdateKind::Delete] {
             rows.extend(group(request, kind));
         }
@@ -152,14 +152,14 @@ impl Fixed {
             for update in &promise.updates {
                 let text = if update.new.is_zero() { "! DELETE" } else { "update" };
                 rows.push(if update.new.is_zero() { Row::warning(text) } else { Row::keyhatch(text) });
-                rows.push(Row::session(update.ref_name.as_str()));
+                rows.push(Row::name(update.ref_name.as_str()));
             }
         }
         if let Some(facts) = &request.signature {
             rows.push(Row::keyhatch(format!("with the key {}", facts.key)));
             if let Some(who) = &facts.speaker {
                 rows.push(Row::keyhatch("in the name of"));
-                rows.push(Row::session(&format!("{} <{}>", who.name, who.email)));
+                rows.push(Row::name(&format!("{} <{}>", who.name, who.email)));
             }
             if request.batch {
                 rows.push(Row::warning(cut("and what follows of this kind and person", columns)));
@@ -211,7 +211,7 @@ fn remote(remote: &str, columns: usize) -> Option<Vec<Row>> {
         return None;
     }
     let room = columns - width(GUTTER);
-    let mut rows = Row::session_whole(remote, columns);
+    let mut rows = Row::name_whole(remote, columns);
     if rows.len() <= REMOTE_ROWS {
         return Some(rows);
     }
@@ -237,7 +237,7 @@ fn group(request: &RequestView, kind: UpdateKind) -> Vec<Row> {
         .updates
         .iter()
         .filter(|update| update.kind == kind)
-        .map(|update| Row::session(update.ref_name.as_str()))
+        .map(|update| Row::name(update.ref_name.as_str()))
         .collect();
     if refs.is_empty() {
         return refs;

@@ -20,12 +20,12 @@ pub(super) fn details(request: &RequestView, facts: &SignFacts, details: &mut De
     }
     if let Some(tag) = &facts.tag {
         details.say(format!("  tags        {} {}", tag.object_type, tag.object.short()));
-        details.quote(&tag.name);
+        details.quote_name(&tag.name);
     }
     details.risks(request);
     if let Some(who) = &facts.speaker {
         details.say("  as");
-        details.quote(&person(who));
+        details.quote_name(&person(who));
     }
     details.terms(request);
     if request.batch {
@@ -55,7 +55,7 @@ pub(super) fn details(request: &RequestView, facts: &SignFacts, details: &mut De
     }
     if let Some(who) = &facts.author {
         details.say("  author");
-        details.quote(&person(who));
+        details.quote_name(&person(who));
     }
     for parent in facts.parents.iter().take(LISTED) {
         details.say(format!("  follows     {}", parent.short()));
@@ -73,7 +73,7 @@ pub(super) fn details(request: &RequestView, facts: &SignFacts, details: &mut De
 /// Where a push certificate counts, and for what.
 fn certificate(promise: &PushPromise, details: &mut Details) {
     details.say("  pushee");
-    details.quote(&promise.remote.to_string());
+    details.quote_name(&promise.remote.to_string());
     details.say(format!("  nonce       {}", promise.nonce.as_deref().unwrap_or("none: upstream gives none")));
     for update in promise.updates.iter().take(super::LISTED) {
         let from_to = match (update.old.is_zero(), update.new.is_zero()) {
@@ -82,7 +82,7 @@ fn certificate(promise: &PushPromise, details: &mut Details) {
             _ => format!("{} -> {}", update.old.short(), update.new.short()),
         };
         details.say(format!("  ref         {from_to}"));
-        details.quote(update.ref_name.as_str());
+        details.quote_name(update.ref_name.as_str());
     }
     details.more(promise.update_count, promise.updates.len(), "refs");
     for option in &promise.push_options {

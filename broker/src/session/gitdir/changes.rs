@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use keyhatch_protocol::ObjectId;
-use keyhatch_protocol::text::{shown, shown_line};
+use keyhatch_protocol::text::{shown_line, shown_name};
 use serde_json::json;
 
 use super::beneath::Beneath;
@@ -129,7 +129,7 @@ pub fn section(record: &Record, touched: Touched, repositories: &[PathBuf]) -> O
 }
 
 fn name(path: &Path) -> String {
-    shown(&path.to_string_lossy())
+    shown_name(&path.to_string_lossy())
 }
 
 /// A path for scripts. Names are bytes that a session chose, and JSON is text: what is no UTF-8 has U+FFFD in its place.

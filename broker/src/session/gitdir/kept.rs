@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use keyhatch_protocol::text::shown;
+use keyhatch_protocol::text::shown_name;
 use keyhatch_protocol::{ObjectFormat, ObjectId, RefName};
 use rustix::fs::FileType;
 use serde_json::json;
@@ -50,9 +50,13 @@ pub(super) fn keep(directory: &Path, record: &Record, place: &Path) -> io::Resul
         return Ok(None);
     }
     let lines = kept.iter().flat_map(|(name, at, refs)| {
-        let branches: Vec<String> = refs.keys().map(|name| shown(name.short())).collect();
+        let branches: Vec<String> = refs.keys().map(|name| shown_name(name.short())).collect();
         [
-            format!("{}: a repository that the session set up; kept: {}", shown(name), branches.join(", ")),
+            format!(
+                "{}: a repository that the session set up; kept: {}",
+                shown_name(name),
+                branches.join(", ")
+            ),
             format!(
                 "  take, in that submodule: git fetch {} 'refs/heads/*:refs/remotes/session/*'",
                 at.display()

@@ -1,6 +1,6 @@
 //! What a session brought, what waits and how to take it, as lines and as data.
 
-use keyhatch_protocol::text::shown;
+use keyhatch_protocol::text::{shown, shown_name};
 use keyhatch_protocol::{ObjectId, RefName};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -25,7 +25,8 @@ fn section(record: &Record, state: &State) -> Option<Section> {
         return None;
     }
     let place = state.common.strip_prefix(&record.project).ok().filter(|p| p.as_os_str() != ".git");
-    let prefix = place.map(|place| format!("{}: ", shown(&place.display().to_string()))).unwrap_or_default();
+    let prefix =
+        place.map(|place| format!("{}: ", shown_name(&place.display().to_string()))).unwrap_or_default();
     let mut lines: Vec<String> =
         moved.iter().take(MAX_LINES).map(|(name, m)| format!("{prefix}{}", moved_line(name, m))).collect();
     if moved.len() > MAX_LINES {
@@ -35,20 +36,20 @@ fn section(record: &Record, state: &State) -> Option<Section> {
         lines.push(format!("{prefix}stash entries added: {}", outcome.stashed));
     }
     for (name, parked) in outcome.parked.iter().take(MAX_LINES) {
-        lines.push(format!("{prefix}waits as {}: {}", shown(name.as_str()), shown(&parked.why)));
+        lines.push(format!("{prefix}waits as {}: {}", shown_name(name.as_str()), shown(&parked.why)));
         lines.push(format!(
             "  look: git log -p {0} --not --branches   take: git merge {0}",
-            shown(name.as_str())
+            shown_name(name.as_str())
         ));
     }
     for refused in outcome.refused.iter().take(MAX_LINES) {
-        lines.push(format!("{prefix}not taken: {}: {}", shown(&refused.what), shown(&refused.why)));
+        lines.push(format!("{prefix}not taken: {}: {}", shown_name(&refused.what), shown(&refused.why)));
     }
     Some(Section { name: "repository".into(), lines, data: data(state, &moved) })
 }
 
 fn moved_line(name: &RefName, moved: &Moved) -> String {
-    let name = shown(name.short());
+    let name = shown_name(name.short());
     match (&moved.from, &moved.to) {
         (None, Some(to)) => format!("new {name} at {}", to.short()),
         (Some(from), Some(to)) => format!("{name} went from {} to {}", from.short(), to.short()),

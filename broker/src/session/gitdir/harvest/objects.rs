@@ -301,7 +301,10 @@ impl Store {
                 && delta.old_file().mode() != git2::FileMode::Commit
         });
         let paths = links.filter_map(|delta| delta.new_file().path().map(Path::to_owned));
-        paths.map(|path| keyhatch_protocol::text::shown(&path.to_string_lossy())).take(MAX_NAMED).collect()
+        paths
+            .map(|path| keyhatch_protocol::text::shown_name(&path.to_string_lossy()))
+            .take(MAX_NAMED)
+            .collect()
     }
 }
 
