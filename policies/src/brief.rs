@@ -103,7 +103,7 @@ fn place(rule: &Rule) -> String {
             .iter()
             .map(|pattern| match pattern {
                 RemotePattern::Project => "the project's remotes".to_owned(),
-                RemotePattern::Url { text, .. } => text.clone(),
+                RemotePattern::Url(url) => url.text.clone(),
             })
             .collect(),
         Where::Hosts(hosts) => hosts

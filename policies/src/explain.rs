@@ -126,7 +126,7 @@ fn place(place: &Where) -> String {
             .iter()
             .map(|pattern| match pattern {
                 RemotePattern::Project => "the project's own remotes".to_owned(),
-                RemotePattern::Url { text, .. } => text.clone(),
+                RemotePattern::Url(url) => url.text.clone(),
             })
             .collect(),
         Where::Hosts(hosts) => hosts
@@ -157,7 +157,7 @@ pub fn explain(policy: &Policy, project: &Project, operation: &Operation) -> Str
     let mut say = |rule: &Rule, note: &str| line(&rule.name, rule.decision, note);
     match operation {
         Operation::Fetch(fetch) => {
-            let speaks = |rule: &&Rule| rule.place.matches(&fetch.remote, project, Service::Fetch);
+            let speaks = |rule: &&Rule| rule.speaks_of(&fetch.remote, project, Service::Fetch);
             policy.fetch.iter().filter(speaks).for_each(|rule| say(rule, ""));
         }
         Operation::Sign(operation) => {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use keyhatch_protocol::{RefName, Remote, RiskKind, Scheme, UpdateKind};
 
-use crate::pattern::{HostPattern, RemotePattern, Where};
+use crate::pattern::{HostPattern, Reading, RefPattern, RemotePattern, Where};
 use crate::{
     CredentialChoice, FetchOperation, Judgement, Operation, Policy, Project, PushOperation, PushRule, Reason,
     Rule, RuleDecision, Service, Terms, sign,
@@ -14,11 +14,14 @@ use crate::{
 pub fn judge(policy: &Policy, project: &Project, operation: &Operation) -> Judgement {
     match operation {
         Operation::Fetch(FetchOperation { remote }) => {
-            let rules =
-                policy.fetch.iter().filter(|rule| rule.place.matches(remote, project, Service::Fetch));
-            match strictest(rules) {
-                None => Judgement::Deny(unlisted("no rule allows fetching from this remote")),
-                Some(rule) => by_rule(rule, false),
+            let rules = policy.fetch.iter().filter(|rule| rule.speaks_of(remote, project, Service::Fetch));
+            let Some(rule) = strictest(rules) else {
+                return Judgement::Deny(unlisted("no rule allows fetching from this remote"));
+            };
+            let could_ask = policy.fetch.iter().any(|rule| rule.could_ask(remote, project, Service::Fetch));
+            match by_rule(rule, false) {
+                Judgement::Allow(terms) if could_ask || remote.is_lookalike() => Judgement::Ask(terms),
+                judgement => judgement,
             }
         }
         Operation::Push(push) => judge_push(policy, project, push),
@@ -37,7 +40,7 @@ fn judge_push(policy: &Policy, project: &Project, push: &PushOperation) -> Judge
     }
     let mut worst: Option<&PushRule> = None;
     let mut once = !facts.risks.is_empty() || !push.push_options.is_empty();
-    let mut accepted = true;
+    let (mut accepted, mut could_ask) = (true, false);
     let mut credentials: Vec<&CredentialChoice> = Vec::new();
     for update in &facts.updates {
         let matching = push_rules(policy, project, &push.remote, &update.ref_name);
@@ -51,6 +54,11 @@ fn judge_push(policy: &Policy, project: &Project, push: &PushOperation) -> Judge
         if !credentials.contains(&&rule.rule.credential) {
             credentials.push(&rule.rule.credential);
         }
+        could_ask |= policy.push.iter().any(|rule| {
+            rule.rule.could_ask(&push.remote, project, Service::Push)
+                && rule.updates.contains(&update.kind)
+                && rule.names(&update.ref_name, Reading::Possible)
+        });
         if worst.is_none_or(|worst| rule.rule.decision > worst.rule.decision) {
             worst = Some(rule);
         }
@@ -69,7 +77,7 @@ fn judge_push(policy: &Policy, project: &Project, push: &PushOperation) -> Judge
     // A rule that allows was written for the ordinary case: a risk is for a person, unless the rule accepts risks.
     let risky = !facts.risks.is_empty() || !push.push_options.is_empty();
     match by_rule(&rule.rule, once) {
-        Judgement::Allow(terms) if risky && !accepted => Judgement::Ask(terms),
+        Judgement::Allow(terms) if could_ask || (risky && !accepted) => Judgement::Ask(terms),
         judgement => judgement,
     }
 }
@@ -77,27 +85,37 @@ fn judge_push(policy: &Policy, project: &Project, push: &PushOperation) -> Judge
 /// Denies a remote whatever would be done there: known before any connection.
 #[must_use]
 pub fn judge_remote(policy: &Policy, project: &Project, service: Service, remote: &Remote) -> Option<Reason> {
-    let matches = |rule: &&Rule| rule.place.matches(remote, project, service);
-    let rules: Vec<&Rule> = match service {
-        Service::Fetch => policy.fetch.iter().filter(matches).collect(),
-        Service::Push => policy.push.iter().map(|push| &push.rule).filter(matches).collect(),
+    if service == Service::Fetch {
+        let rules: Vec<&Rule> =
+            policy.fetch.iter().filter(|rule| rule.speaks_of(remote, project, service)).collect();
+        let denying = rules.iter().find(|rule| rule.decision == RuleDecision::Deny);
+        return match (denying, rules.is_empty()) {
+            (Some(rule), _) => Some(denied(rule)),
+            (None, true) => Some(unlisted("no rule allows fetching from this remote")),
+            (None, false) => None,
+        };
+    }
+    let rules: Vec<&PushRule> =
+        policy.push.iter().filter(|push| push.rule.speaks_of(remote, project, service)).collect();
+    let denies = |push: &&&PushRule| push.rule.decision == RuleDecision::Deny;
+    // An update is possible where a rule does not deny it, and none denies it for every ref.
+    let possible = |kind: &UpdateKind| {
+        let mut of_kind = rules.iter().filter(|push| push.updates.contains(kind));
+        of_kind.clone().any(|push| !denies(&push))
+            && !of_kind.any(|push| denies(&push) && push.is_for_every_ref())
     };
-    if rules.iter().any(|rule| rule.decision != RuleDecision::Deny) {
+    if UpdateKind::ALL.iter().any(possible) {
         return None;
     }
-    Some(match rules.first() {
-        Some(rule) => denied(rule),
-        None if service == Service::Push => unlisted("no rule allows pushing to this remote"),
-        None => unlisted("no rule allows fetching from this remote"),
-    })
+    let denying = rules.iter().find(denies);
+    Some(denying.map_or_else(|| unlisted("no rule allows pushing to this remote"), |push| denied(&push.rule)))
 }
 
 /// The credential that pushes to a remote use, before it is known which refs: that of the first rule that does not deny.
 #[must_use]
 pub fn push_credential(policy: &Policy, project: &Project, remote: &Remote) -> CredentialChoice {
-    let speaks = |rule: &&Rule| {
-        rule.decision != RuleDecision::Deny && rule.place.matches(remote, project, Service::Push)
-    };
+    let speaks =
+        |rule: &&Rule| rule.decision != RuleDecision::Deny && rule.speaks_of(remote, project, Service::Push);
     let first = policy.push.iter().map(|push| &push.rule).find(speaks);
     first.map_or(CredentialChoice::Host, |rule| rule.credential.clone())
 }
@@ -139,9 +157,8 @@ pub fn brokered(policy: &Policy, project: &Project) -> Vec<Remote> {
         match &rule.place {
             Where::Remotes(patterns) => {
                 for pattern in patterns {
-                    if let RemotePattern::Url { text, .. } = pattern {
-                        let plain = text.replace(['*'], "x");
-                        Remote::parse(&plain).into_iter().for_each(&mut add);
+                    if let RemotePattern::Url(url) = pattern {
+                        add(url.example.clone());
                     }
                 }
             }
@@ -170,9 +187,31 @@ pub(crate) fn push_rules<'p>(
     name: &'p RefName,
 ) -> impl Iterator<Item = &'p PushRule> {
     policy.push.iter().filter(move |rule| {
-        rule.rule.place.matches(remote, project, Service::Push)
-            && rule.refs.as_ref().is_none_or(|refs| refs.iter().any(|pattern| pattern.matches(name)))
+        rule.rule.speaks_of(remote, project, Service::Push)
+            && rule.names(name, Reading::of(rule.rule.decision))
     })
+}
+
+impl Rule {
+    /// Whether it speaks of a remote: what denies, of everything that could be the one that it names.
+    pub(crate) fn speaks_of(&self, remote: &Remote, project: &Project, service: Service) -> bool {
+        self.place.matches(remote, project, service, Reading::of(self.decision))
+    }
+
+    /// Whether it asks about what could be this remote: then no other rule allows it without a question.
+    fn could_ask(&self, remote: &Remote, project: &Project, service: Service) -> bool {
+        self.decision == RuleDecision::Ask && self.place.matches(remote, project, service, Reading::Possible)
+    }
+}
+
+impl PushRule {
+    fn names(&self, name: &RefName, reading: Reading) -> bool {
+        self.refs.as_ref().is_none_or(|refs| refs.iter().any(|pattern| pattern.matches(name, reading)))
+    }
+
+    fn is_for_every_ref(&self) -> bool {
+        self.refs.as_ref().is_none_or(|refs| refs.iter().any(RefPattern::is_every_ref))
+    }
 }
 
 /// The strictest rule; among equals the first, so that the answer names the same rule every time.

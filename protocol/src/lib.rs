@@ -6,7 +6,9 @@
 
 pub mod agent;
 pub mod destination;
+mod forge;
 pub mod frame;
+mod host;
 pub mod id;
 pub mod kex;
 pub mod lookalike;
@@ -22,6 +24,7 @@ pub mod stream;
 pub mod text;
 
 pub use destination::{Destination, DestinationError, DestinationHost, DnsName};
+pub use host::Host;
 pub use id::{RequestId, SessionId};
 pub use oid::{ObjectFormat, ObjectId};
 pub use push::{
@@ -29,7 +32,7 @@ pub use push::{
     UpdateKind,
 };
 pub use refname::RefName;
-pub use remote::{Host, Remote, RemoteError, Scheme};
+pub use remote::{Location, Parts, Remote, RemoteError, Root, Scheme};
 pub use signature::{
     CarriedSignature, PushPromise, SignFacts, SignableKind, SignatureFact, SignatureFormat, SignedChanges,
     TagPromise,

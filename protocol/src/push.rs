@@ -75,6 +75,9 @@ pub enum UpdateKind {
 }
 
 impl UpdateKind {
+    /// Everything that a command can do.
+    pub const ALL: [Self; 4] = [Self::Create, Self::FastForward, Self::Force, Self::Delete];
+
     /// The word that policies, JSON and people use.
     #[must_use]
     pub const fn word(self) -> &'static str {

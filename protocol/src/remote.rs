@@ -8,6 +8,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::text::{is_blank, is_plain};
+use crate::{Host, forge, lookalike};
+
 /// Longest accepted remote, in bytes: well above what servers allow, well below a header.
 const MAX_BYTES: usize = 2048;
 
@@ -20,7 +23,7 @@ pub enum RemoteError {
     /// Neither https, nor ssh, nor git's `user@host:path`.
     #[error("the remote is not https://, ssh:// or user@host:path")]
     Scheme,
-    /// A host name that is empty, option-like or not plain ASCII.
+    /// A host name that is empty, option-like or not plain ASCII, or a number that is no address.
     #[error("the remote's host is not a plain ASCII host name")]
     Host,
     /// A port outside 1 to 65535.
@@ -29,12 +32,15 @@ pub enum RemoteError {
     /// A user name with characters outside letters, digits, `.`, `_`, `-`, `+`, or one that looks like an option.
     #[error("the remote's user is not a plain name")]
     User,
-    /// User or password in an https URL.
-    #[error("the remote has a user or password in its URL")]
+    /// A password in an https URL.
+    #[error("the remote has a password in its URL")]
     Userinfo,
-    /// Control characters, percent tricks, `..`, or an option-like path.
-    #[error("the remote's path has a character or component that is refused")]
+    /// A character that no repository's path needs, and that servers read in more than one way.
+    #[error("the remote's path has a character that is refused, as one of % ; ? # \\ \" `")]
     Path,
+    /// An empty component, `.`, `..`, or one that begins or ends with a space: another spelling of another path.
+    #[error("the remote's path has an empty component, or `.`, `..`, or a space at an end")]
+    Component,
 }
 
 /// How a remote is reached.
@@ -59,51 +65,20 @@ impl Scheme {
             Self::Scp => "scp",
         }
     }
-}
 
-/// A host name or address: lower-case ASCII letters, digits, `.`, `-`, `_`, or an address in brackets.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Host(String);
-
-impl Host {
-    /// Parses a host, folding case.
-    ///
-    /// # Errors
-    /// When it is empty, starts with `-` or `.`, or has a byte outside the plain set.
-    pub fn parse(text: &str) -> Result<Self, RemoteError> {
-        let text = text.to_ascii_lowercase();
-        if let Some(address) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
-            let address: std::net::Ipv6Addr = address.parse().map_err(|_| RemoteError::Host)?;
-            return Ok(Self(format!("[{address}]")));
-        }
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        let legal = !text.is_empty()
-            && text.len() <= 253
-            && text.bytes().all(plain)
-            && !text.starts_with(['-', '.'])
-            && !text.contains("..");
-        if legal { Ok(Self(text)) } else { Err(RemoteError::Host) }
-    }
-
-    /// The host as it stands in a URL.
+    /// The port where a URL names none.
     #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::Https => 443,
+            Self::Ssh | Self::Scp => 22,
+        }
     }
-}
 
-impl TryFrom<String> for Host {
-    type Error = RemoteError;
-
-    fn try_from(text: String) -> Result<Self, RemoteError> {
-        Self::parse(&text)
-    }
-}
-
-impl From<Host> for String {
-    fn from(host: Host) -> Self {
-        host.0
+    /// Whether the host's ssh reaches it.
+    #[must_use]
+    pub const fn is_ssh(self) -> bool {
+        matches!(self, Self::Ssh | Self::Scp)
     }
 }
 
@@ -124,29 +99,8 @@ impl Remote {
     /// # Errors
     /// One variant of [`RemoteError`] for each part that can be wrong.
     pub fn parse(url: &str) -> Result<Self, RemoteError> {
-        if url.len() > MAX_BYTES {
-            return Err(RemoteError::TooLong);
-        }
-        if let Some(rest) = url.strip_prefix("https://") {
-            let (authority, path) = rest.split_once('/').ok_or(RemoteError::Path)?;
-            return Self::from_parts(Scheme::Https, authority, path);
-        }
-        let ssh = ["ssh://", "git+ssh://", "ssh+git://"];
-        if let Some(rest) = ssh.iter().find_map(|prefix| url.strip_prefix(prefix)) {
-            let (authority, path) = rest.split_once('/').ok_or(RemoteError::Path)?;
-            return Self::from_parts(Scheme::Ssh, authority, path);
-        }
-        if url.contains("://") || url.starts_with(['/', '.']) {
-            return Err(RemoteError::Scheme);
-        }
-        // git's rule: scp-like only when the first colon comes before any slash.
-        let end = if url.contains('[') { url.find("]:").map(|at| at + 1) } else { url.find(':') };
-        let at = end.ok_or(RemoteError::Scheme)?;
-        let (authority, path) = (&url[..at], &url[at + 1..]);
-        if authority.contains('/') {
-            return Err(RemoteError::Scheme);
-        }
-        Self::from_parts(Scheme::Scp, authority, path)
+        let Parts { scheme, authority, path } = Parts::of(url)?;
+        Self::from_parts(scheme, authority, path)
     }
 
     /// Parses what follows the first slash of a front-end request: `SCHEME/AUTHORITY/PATH`.
@@ -171,15 +125,14 @@ impl Remote {
 
     fn from_parts(scheme: Scheme, authority: &str, path: &str) -> Result<Self, RemoteError> {
         let (user, host_port) = match authority.rsplit_once('@') {
-            Some(_) if scheme == Scheme::Https => return Err(RemoteError::Userinfo),
-            Some((user, rest)) => (Some(parse_user(user)?), rest),
+            Some((user, rest)) => (Some(parse_user(scheme, user)?), rest),
             None => (None, authority),
         };
         let (host, port) = split_port(host_port)?;
         if scheme == Scheme::Scp && port.is_some() {
             return Err(RemoteError::Port);
         }
-        let port = port.filter(|port| !(scheme == Scheme::Https && *port == 443));
+        let port = port.filter(|port| *port != scheme.port());
         Ok(Self { scheme, user, host: Host::parse(host)?, port, path: parse_path(scheme, path)? })
     }
 
@@ -189,7 +142,7 @@ impl Remote {
         self.scheme
     }
 
-    /// The user to log in as, for ssh.
+    /// The user to log in as, decoded: of ssh, or the one whose credential https asks for.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         self.user.as_deref()
@@ -223,12 +176,42 @@ impl Remote {
         }
     }
 
-    /// `[user@]host[:port]`.
+    /// `[user@]host[:port]`, as it stands in a URL.
     #[must_use]
     pub fn authority(&self) -> String {
-        let user = self.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+        let user = self.user.as_ref().map(|user| format!("{}@", encoded(user))).unwrap_or_default();
+        format!("{user}{}", self.host_port())
+    }
+
+    /// `host[:port]`.
+    #[must_use]
+    pub fn host_port(&self) -> String {
         let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
-        format!("{user}{}{port}", self.host.as_str())
+        format!("{}{port}", self.host.as_str())
+    }
+
+    /// Where on its server the repository lies.
+    #[must_use]
+    pub fn location(&self) -> Location<'_> {
+        Location::of(self.scheme, self.user(), &self.path)
+    }
+
+    /// Whether its host is one whose names have no case, and whose paths are the same over https and ssh.
+    #[must_use]
+    pub fn is_on_forge(&self) -> bool {
+        forge::is_forge(self.host.as_str())
+    }
+
+    /// Its host by the name that all names of one service share.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        self.host.service()
+    }
+
+    /// Whether its path could be taken for another.
+    #[must_use]
+    pub fn is_lookalike(&self) -> bool {
+        lookalike::is_lookalike(&self.path)
     }
 
     /// The path of the front end that stands for this remote, without a leading slash.
@@ -249,28 +232,155 @@ impl Remote {
         (prefix, format!("{}/{authority}/", self.scheme.word()))
     }
 
-    /// Whether both name the same repository, however written: `.git`, a trailing slash, the ssh form.
+    /// Whether both surely name the same repository for the same user: `.git`, the ssh form, and the case where a forge
+    /// folds it, make no difference.
     #[must_use]
     pub fn same_repository(&self, other: &Self) -> bool {
-        let transport = |r: &Self| r.scheme == Scheme::Https;
-        transport(self) == transport(other)
+        let (own, others) = (self.location(), other.location());
+        let (path, other_path) = (without_git(own.path), without_git(others.path));
+        let same_path = if self.is_on_forge() {
+            path.eq_ignore_ascii_case(other_path)
+        } else {
+            path == other_path && own.root == others.root
+        };
+        self.scheme.is_ssh() == other.scheme.is_ssh()
             && self.user == other.user
             && self.host == other.host
-            && self.port.unwrap_or(22) == other.port.unwrap_or(22)
-            && self.repository_key() == other.repository_key()
-    }
-
-    fn repository_key(&self) -> String {
-        let path = self.ssh_path();
-        let path = path.trim_end_matches('/');
-        path.strip_suffix(".git").unwrap_or(path).to_owned()
+            && self.port == other.port
+            && same_path
     }
 }
 
-fn parse_user(user: &str) -> Result<String, RemoteError> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
-    let legal = !user.is_empty() && user.len() <= 64 && !user.starts_with('-') && user.bytes().all(plain);
-    if legal { Ok(user.to_owned()) } else { Err(RemoteError::User) }
+/// A URL cut into its parts, not yet looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts<'u> {
+    /// How it is reached.
+    pub scheme: Scheme,
+    /// `[user@]host[:port]`.
+    pub authority: &'u str,
+    /// What follows the slash, or in scp form the colon.
+    pub path: &'u str,
+}
+
+impl<'u> Parts<'u> {
+    /// Cuts a URL as git does.
+    ///
+    /// # Errors
+    /// When it is too long, has no path, or is in none of the forms of [`Scheme`].
+    pub fn of(url: &'u str) -> Result<Self, RemoteError> {
+        if url.len() > MAX_BYTES {
+            return Err(RemoteError::TooLong);
+        }
+        if let Some(rest) = url.strip_prefix("https://") {
+            let (authority, path) = rest.split_once('/').ok_or(RemoteError::Path)?;
+            return Ok(Self { scheme: Scheme::Https, authority, path });
+        }
+        let ssh = ["ssh://", "git+ssh://", "ssh+git://"];
+        if let Some(rest) = ssh.iter().find_map(|prefix| url.strip_prefix(prefix)) {
+            let (authority, path) = rest.split_once('/').ok_or(RemoteError::Path)?;
+            return Ok(Self { scheme: Scheme::Ssh, authority, path });
+        }
+        if url.contains("://") || url.starts_with(['/', '.']) {
+            return Err(RemoteError::Scheme);
+        }
+        // git's rule: scp-like only when the first colon comes before any slash.
+        let colon = url.find(':');
+        let in_brackets = url.find('[').is_some_and(|bracket| colon.is_some_and(|colon| bracket < colon));
+        let end = if in_brackets { url.find("]:").map(|at| at + 1) } else { colon };
+        let at = end.ok_or(RemoteError::Scheme)?;
+        let (authority, path) = (&url[..at], &url[at + 1..]);
+        if authority.contains('/') {
+            return Err(RemoteError::Scheme);
+        }
+        Ok(Self { scheme: Scheme::Scp, authority, path })
+    }
+}
+
+/// Where a path begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    /// At the server's root.
+    Server,
+    /// In the home directory of who logs in: `h:path`, `ssh://h/~/path`.
+    Home,
+}
+
+/// Where on its server a repository lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location<'p> {
+    /// Where the path begins.
+    pub root: Root,
+    /// The path from there, without a leading slash.
+    pub path: &'p str,
+}
+
+impl<'p> Location<'p> {
+    /// Reads the path of a URL.
+    #[must_use]
+    pub fn of(scheme: Scheme, user: Option<&str>, path: &'p str) -> Self {
+        let below_home = |path: &'p str| {
+            let own = path.strip_prefix('~').and_then(|rest| rest.split_once('/'));
+            match own {
+                Some((name, rest)) if name.is_empty() || Some(name) == user => rest,
+                _ => path,
+            }
+        };
+        match scheme {
+            Scheme::Https => Self { root: Root::Server, path },
+            Scheme::Ssh if path.starts_with('~') => Self { root: Root::Home, path: below_home(path) },
+            Scheme::Ssh => Self { root: Root::Server, path },
+            Scheme::Scp => match path.strip_prefix('/') {
+                Some(path) => Self { root: Root::Server, path },
+                None => Self { root: Root::Home, path: below_home(path) },
+            },
+        }
+    }
+}
+
+fn without_git(path: &str) -> &str {
+    path.strip_suffix(".git").unwrap_or(path)
+}
+
+/// Of ssh a plain name; of https any of printable ASCII, as an address, in one encoding.
+fn parse_user(scheme: Scheme, user: &str) -> Result<String, RemoteError> {
+    if scheme == Scheme::Https && user.contains(':') {
+        return Err(RemoteError::Userinfo);
+    }
+    let decoded = if scheme == Scheme::Https { decoded(user)? } else { user.to_owned() };
+    let legal = |b: u8| is_plain_in_user(b) || (scheme == Scheme::Https && b.is_ascii_graphic() && b != b':');
+    let fits = !decoded.is_empty() && decoded.len() <= 64 && !decoded.starts_with('-');
+    if fits && decoded.bytes().all(legal) { Ok(decoded) } else { Err(RemoteError::User) }
+}
+
+const fn is_plain_in_user(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+')
+}
+
+/// RFC 3986, section 2.1: what is no plain character of a name stands as its number.
+fn encoded(user: &str) -> String {
+    let one = |b: u8| if is_plain_in_user(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
+    user.bytes().map(one).collect()
+}
+
+fn decoded(user: &str) -> Result<String, RemoteError> {
+    let mut bytes = Vec::with_capacity(user.len());
+    let mut rest = user.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits = (*first == b'%').then(|| after.get(..2)).flatten();
+        let digits = digits.filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        match (first, digits.and_then(|digits| std::str::from_utf8(digits).ok())) {
+            (b'%', Some(digits)) => {
+                bytes.push(u8::from_str_radix(digits, 16).map_err(|_| RemoteError::User)?);
+                rest = &after[2..];
+            }
+            (b'%' | b'@', _) => return Err(RemoteError::User),
+            (plain, _) => {
+                bytes.push(*plain);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| RemoteError::User)
 }
 
 fn split_port(text: &str) -> Result<(&str, Option<u16>), RemoteError> {
@@ -290,16 +400,20 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), RemoteError> {
 }
 
 /// Percent signs are refused whole: `%0a`, `%2f` and `%00` have no honest use in a repository's path, and decoding
-/// twice is how checks are passed.
+/// twice is how checks are passed. So are `;`, at which some servers cut a component, and every component that servers
+/// drop: each path has one spelling.
 fn parse_path(scheme: Scheme, path: &str) -> Result<String, RemoteError> {
     let path = path.trim_end_matches('/');
-    let legal_char = |c: char| !c.is_control() && !matches!(c, '%' | '\\' | '?' | '#' | '`' | '"');
-    let legal = !path.is_empty()
-        && path.chars().all(legal_char)
-        && !path.starts_with(['-', ':'])
-        && path.split('/').all(|component| component != ".." && component != ".")
-        && (scheme == Scheme::Scp || !path.starts_with('/'));
-    if legal { Ok(path.to_owned()) } else { Err(RemoteError::Path) }
+    let legal_char =
+        |c: char| is_plain(c) && !is_blank(c) && !matches!(c, '%' | '\\' | '?' | '#' | '`' | '"' | ';');
+    if path.is_empty() || !path.chars().all(legal_char) || path.starts_with(['-', ':']) {
+        return Err(RemoteError::Path);
+    }
+    let relative = if scheme == Scheme::Scp { path.strip_prefix('/').unwrap_or(path) } else { path };
+    let legal = |component: &str| {
+        !matches!(component, "" | "." | "..") && !component.starts_with(' ') && !component.ends_with(' ')
+    };
+    if relative.split('/').all(legal) { Ok(path.to_owned()) } else { Err(RemoteError::Component) }
 }
 
 impl fmt::Display for Remote {
@@ -329,11 +443,13 @@ impl From<Remote> for String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parts(url: &str) -> (Scheme, Option<String>, String, Option<u16>, String) {
         let r = Remote::parse(url).unwrap_or_else(|e| panic!("{url}: {e}"));
-        (r.scheme, r.user.clone(), r.host.0.clone(), r.port, r.path.clone())
+        (r.scheme, r.user.clone(), r.host.as_str().to_owned(), r.port, r.path.clone())
     }
 
     #[test]
@@ -350,7 +466,14 @@ mod tests {
             parts("git@work-alias:acme/w"),
             (Scheme::Scp, Some("git".into()), "work-alias".into(), None, "acme/w".into())
         );
-        for url in ["https://h/a/b.git", "ssh://u@[::1]:22/a", "u@h:a/b", "h:/abs/path", "ssh://h/~me/r"] {
+        for url in [
+            "https://h/a/b.git",
+            "ssh://u@[::1]:2222/a",
+            "https://bob%40x.example@h/a",
+            "u@h:a/b",
+            "h:/abs/path",
+            "ssh://h/~me/r",
+        ] {
             let remote = Remote::parse(url).expect(url);
             assert_eq!(remote.to_string(), url);
             assert_eq!(Remote::from_front_end(&remote.front_end()).expect(url), remote);
@@ -365,6 +488,15 @@ mod tests {
         assert!(!same("ssh://git@h/a/b", "git@h:a/b"));
         assert!(!same("https://h/a/b", "https://h/a/c"));
         assert!(!same("https://h/a/b", "git@h:/a/b"));
+        assert!(same("https://h:443/a", "https://H./a/"));
+        assert!(!same("https://h:22/a", "https://h/a"));
+        assert!(same("ssh://h:22/a", "ssh://h/a"));
+        assert!(same("ssh://git@h/~/r", "git@h:r") && same("ssh://git@h/~git/r", "git@h:r"));
+        assert!(!same("ssh://git@h/~other/r", "git@h:r"));
+        assert!(!same("https://bob@h/a", "https://h/a"));
+        assert!(same("https://github.com/Acme/W", "https://github.com/acme/w.git"));
+        assert!(!same("https://h/Acme/W", "https://h/acme/w"));
+        assert!(same("git@github.com:acme/w", "ssh://git@github.com/Acme/w"));
     }
 
     #[test]
@@ -384,6 +516,21 @@ mod tests {
             "https://h/a%0ab",
             "https://h/a\nb",
             "https://h/../x",
+            "https://h/a//b",
+            "https://h/a/./b",
+            "https://h/a%2fb",
+            "https://h/a\\b",
+            "https://h/a;x=1/b",
+            "https://h/a /b",
+            "https://h/a\u{200b}b",
+            "h:/a//b",
+            "h://a",
+            "ssh://h/a/../b",
+            "https://@h/a",
+            "https://bob:@h/a",
+            "https://a%3ab@h/a",
+            "https://a@b@h/a",
+            "https://1.2.3.256/a",
             "https://h:0/r",
             "https://h:99999/r",
             "https://evil\u{0}.h/r",
@@ -396,6 +543,39 @@ mod tests {
             "https://h/r#x",
         ] {
             assert!(Remote::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_remote_has_one_spelling_which_is_itself(
+            scheme in 0..3usize,
+            user in proptest::option::of("[a-zA-Z0-9._+]{1,8}"),
+            host in "[a-zA-Z0-9.-]{1,12}|\\[[0-9a-f:.]{2,12}\\]",
+            port in proptest::option::of(0..70_000u32),
+            path in "[a-z./~;% A-Z\u{430}-]{0,20}",
+        ) {
+            let user = user.map(|user| format!("{user}@")).unwrap_or_default();
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            let url = match scheme {
+                0 => format!("https://{user}{host}{port}/{path}"),
+                1 => format!("ssh://{user}{host}{port}/{path}"),
+                _ => format!("{user}{host}:{path}"),
+            };
+            if let Ok(remote) = Remote::parse(&url) {
+                prop_assert_eq!(&Remote::parse(&remote.to_string()).expect("its own spelling"), &remote);
+                prop_assert_eq!(&Remote::from_front_end(&remote.front_end()).expect("its own path"), &remote);
+                prop_assert!(remote.same_repository(&remote));
+                let empty = remote.location().path.split('/').any(|part| matches!(part, "" | "." | ".."));
+                prop_assert!(!empty);
+            }
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_fail(text in ".{0,80}") {
+            if let Ok(remote) = Remote::parse(&text) {
+                prop_assert_eq!(Remote::parse(&remote.to_string()).expect("its own spelling"), remote);
+            }
         }
     }
 }
