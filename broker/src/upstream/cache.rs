@@ -14,7 +14,7 @@ use keyhatch_protocol::Remote;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::ssh::{MAX_REQUEST, OPTIONS, answer_of};
+use super::ssh::{MAX_REQUEST, OPTIONS, answer_of, login_options, quoted};
 use super::{Advertisement, Answer, Upstream, UpstreamError};
 
 /// Longest fetch of a whole repository.
@@ -95,11 +95,10 @@ async fn refresh(upstream: &Upstream) -> Result<PathBuf, UpstreamError> {
         run(upstream, init).await?;
     }
     let url = url(&upstream.remote);
-    let options: Vec<&str> =
-        OPTIONS.iter().copied().filter(|option| *option != "-oSendEnv=GIT_PROTOCOL").collect();
+    let ssh = ssh_command(upstream);
     let mut fetch = upstream.broker.host_git.program("git");
     fetch
-        .env("GIT_SSH_COMMAND", format!("ssh {}", options.join(" ")))
+        .env("GIT_SSH_COMMAND", &ssh)
         .env("GIT_SSH_VARIANT", "ssh")
         .args(["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", "-c", "transfer.fsckObjects=true"])
         // The user's own rewrites were applied when the session opened; a second time could lead elsewhere.
@@ -117,7 +116,7 @@ async fn refresh(upstream: &Upstream) -> Result<PathBuf, UpstreamError> {
         .args(["+refs/*:refs/*"]);
     run(upstream, fetch).await?;
     let mut head = upstream.broker.host_git.program("git");
-    head.env("GIT_SSH_COMMAND", format!("ssh {}", options.join(" ")))
+    head.env("GIT_SSH_COMMAND", &ssh)
         .env("GIT_SSH_VARIANT", "ssh")
         .args(["-c", &format!("url.{url}.insteadOf={url}"), "ls-remote", "--symref", "--end-of-options"])
         .args([&url, "HEAD"]);
@@ -130,6 +129,13 @@ async fn refresh(upstream: &Upstream) -> Result<PathBuf, UpstreamError> {
         run(upstream, set).await?;
     }
     Ok(directory)
+}
+
+/// The ssh of a fetch into the cache, as a shell reads it: with the login of the upstream's other connections, or with none.
+fn ssh_command(upstream: &Upstream) -> String {
+    let fixed = OPTIONS.iter().copied().filter(|option| *option != "-oSendEnv=GIT_PROTOCOL");
+    let options = fixed.map(str::to_owned).chain(login_options(upstream)).map(|option| quoted(&option));
+    format!("ssh {}", options.collect::<Vec<_>>().join(" "))
 }
 
 async fn run(upstream: &Upstream, mut git: Command) -> Result<String, UpstreamError> {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use keyhatch_protocol::Remote;
+use keyhatch_protocol::{Remote, SessionId};
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
@@ -25,6 +26,8 @@ const ADVERTISES: Duration = Duration::from_secs(90);
 const SHARED: Duration = Duration::from_secs(15);
 /// Most of ssh's standard error that is kept.
 const MAX_SAID: u64 = 8 * 1024;
+/// Hexadecimal digits of a shared login's name.
+const LOGIN_NAME: usize = 40;
 /// Most bytes of a fetch request, plain: its haves.
 pub(super) const MAX_REQUEST: usize = 64 * 1024 * 1024;
 
@@ -160,13 +163,7 @@ fn command(upstream: &Upstream, service: Service) -> Command {
     if service == Service::UploadPack {
         ssh.env("GIT_PROTOCOL", "version=2");
     }
-    if upstream.uses_host_credential() {
-        ssh.args(shared(&upstream.broker.paths.ssh()));
-    } else {
-        // Anonymous: whatever the configuration offers, no key is tried, and no open login is used.
-        ssh.args(["-oControlMaster=no", "-oControlPath=none"]);
-        ssh.args(["-oPubkeyAuthentication=no", "-oGSSAPIAuthentication=no", "-oHostbasedAuthentication=no"]);
-    }
+    ssh.args(login_options(upstream));
     if let Some(port) = remote.port() {
         ssh.arg(format!("-p{port}"));
     }
@@ -178,19 +175,42 @@ fn command(upstream: &Upstream, service: Service) -> Command {
     ssh
 }
 
+/// How ssh logs in for an upstream, whatever the user's configuration says of shared connections: those would be found by
+/// the resolved host, and be another alias's login.
+pub(super) fn login_options(upstream: &Upstream) -> Vec<String> {
+    if upstream.uses_host_credential() {
+        return shared(&upstream.broker.paths.ssh(), &login_name(&upstream.session.id, &upstream.remote));
+    }
+    // Anonymous: whatever the configuration offers, no key is tried, and no open login is used.
+    let no_login = ["PubkeyAuthentication=no", "GSSAPIAuthentication=no", "HostbasedAuthentication=no"]
+        .map(|no| format!("-o{no}"));
+    not_shared().into_iter().chain(no_login).collect()
+}
+
+fn not_shared() -> Vec<String> {
+    vec!["-oControlMaster=no".into(), "-oControlPath=none".into()]
+}
+
+/// Names a login that may be shared: of one session, at one host or alias as the remote has it, with one user and port.
+/// Never by what the alias stands for: two aliases of one host are two keys.
+fn login_name(session: &SessionId, remote: &Remote) -> String {
+    let name = format!("{session} {}", remote.authority());
+    Sha256::digest(name).iter().take(LOGIN_NAME / 2).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Lets the few connections of one git command share one login, ssh_config(5) ControlMaster. The socket is in a
 /// directory that only this user enters and no session sees; an anonymous connection never gets at it.
-fn shared(directory: &Path) -> Vec<String> {
-    // A hash of 40 digits, and a suffix while the socket is made; ssh refuses what does not fit into sun_path.
-    const NEEDS: usize = 1 + 40 + 18;
+fn shared(directory: &Path, login: &str) -> Vec<String> {
+    // The name, and a suffix while the socket is made; ssh refuses what does not fit into sun_path.
+    const NEEDS: usize = 1 + LOGIN_NAME + 18;
     const SUN_PATH: usize = 108;
     let path = directory.to_string_lossy();
     if path.len() + NEEDS >= SUN_PATH || path.contains(['%', '"', ' ', '$']) {
-        return vec!["-oControlMaster=no".into(), "-oControlPath=none".into()];
+        return not_shared();
     }
     vec![
         "-oControlMaster=auto".into(),
-        format!("-oControlPath={path}/%C"),
+        format!("-oControlPath={path}/{login}"),
         format!("-oControlPersist={}", SHARED.as_secs()),
     ]
 }
@@ -282,6 +302,19 @@ fn why(remote: &Remote, said: String) -> UpstreamError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_login_is_shared_by_session_alias_user_and_port_alone() {
+        let sessions = ["6af40671", "6af40672"].map(|id| id.parse::<SessionId>().expect("an id"));
+        let name =
+            |session: usize, url: &str| login_name(&sessions[session], &Remote::parse(url).expect(url));
+        assert_eq!(name(0, "work:a"), name(0, "ssh://work/b"));
+        assert_eq!(name(0, "work:a").len(), LOGIN_NAME);
+        for other in ["personal:a", "git@work:a", "ssh://work:2222/a"] {
+            assert_ne!(name(0, "work:a"), name(0, other), "{other}");
+        }
+        assert_ne!(name(0, "work:a"), name(1, "work:a"));
+    }
 
     #[test]
     fn a_path_cannot_leave_its_quotes() {
