@@ -286,13 +286,21 @@ pub(super) fn fine(remote: &Remote, response: Response) -> Result<Response, Upst
     let (authority, status) = (remote.authority(), response.status());
     if status.is_redirection() {
         let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let target = text::shown(location.unwrap_or("nowhere")).to_string();
+        let place = location.and_then(|location| response.url().join(location).ok());
+        let target = place.map_or_else(|| "nowhere".to_owned(), |place| host_and_path(&place));
         return Err(UpstreamError::Redirect { authority, target });
     }
     if status != StatusCode::OK {
         return Err(UpstreamError::Status { authority, status: status.as_u16() });
     }
     Ok(response)
+}
+
+/// Where a server sends to, without what may be a ticket for going there: user, query and fragment.
+fn host_and_path(place: &Url) -> String {
+    let host = place.host_str().unwrap_or_default();
+    let port = place.port().map(|port| format!(":{port}")).unwrap_or_default();
+    text::shown_name(&format!("{}://{host}{port}{}", place.scheme(), place.path()))
 }
 
 /// Only one with the service's content type is git's.
