@@ -138,18 +138,20 @@ impl HostGit {
         logins.get(&key(remote)).map(|known| known.login.clone())
     }
 
-    /// Asks the helpers for a login.
+    /// Asks the helpers for a login: of the user that the remote names, where it names one.
     ///
     /// # Errors
     /// When git cannot be run, takes too long, or no helper knows one.
     pub async fn fill(&self, remote: &Remote) -> Result<Login, CredentialError> {
+        let username = remote.user().map(|user| format!("username={user}\n")).unwrap_or_default();
         let question = format!(
-            "capability[]=authtype\nprotocol=https\nhost={}\npath={}\n\n",
-            remote.authority(),
+            "capability[]=authtype\nprotocol=https\nhost={}\npath={}\n{username}\n",
+            remote.host_port(),
             remote.path()
         );
         let answer = self.credential("fill", question.as_bytes()).await?;
-        let login = answer.as_ref().and_then(parse);
+        // A helper that answers with another user's login was not asked for that one.
+        let login = answer.as_ref().and_then(parse).filter(|login| login.is_of(remote.user()));
         let login = login.ok_or_else(|| CredentialError::None { authority: remote.authority() })?;
         let known = Known { login: login.clone(), until: Instant::now() + LOGIN_LASTS, approved: false };
         self.logins.lock().unwrap_or_else(PoisonError::into_inner).insert(key(remote), known);
@@ -168,7 +170,8 @@ impl HostGit {
         }
     }
 
-    /// Tells the helpers that a login did not work, and forgets it.
+    /// Tells the helpers that a login did not work, in the words that they answered with, and forgets it. One of the
+    /// project's own configuration they are not told of: it is none of theirs.
     pub async fn reject(&self, remote: &Remote, login: &Login) {
         self.logins.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(remote));
         self.tell("reject", login).await;

@@ -10,6 +10,7 @@ mod project;
 
 pub use host_git::{CredentialError, HostGit, HttpSettings};
 pub use project::ProjectSecrets;
+pub(crate) use project::is_token;
 
 use std::fmt;
 use std::sync::Arc;
@@ -37,6 +38,14 @@ impl Login {
     #[must_use]
     pub const fn basic(user: String, password: SecretString) -> Self {
         Self { kind: Kind::Basic { user, password }, answer: None }
+    }
+
+    /// Whether it may be used where the remote names this user, or nobody. A header says nothing of who it is.
+    fn is_of(&self, user: Option<&str>) -> bool {
+        match (&self.kind, user) {
+            (Kind::Basic { user, .. }, Some(named)) => user == named,
+            (Kind::Basic { .. } | Kind::Header { .. }, _) => true,
+        }
     }
 
     /// The value of the `Authorization` header: RFC 7617 for a password, else the scheme that the helper named.

@@ -55,11 +55,40 @@ impl fmt::Debug for ProjectSecrets {
     }
 }
 
+/// Whether what stands where a URL has its user is a token: forges take them there.
+pub(crate) fn is_token(user: &str) -> bool {
+    /// The beginnings that forges give their tokens.
+    const MADE_BY_FORGES: &[&str] = &[
+        "ghp_",
+        "gho_",
+        "ghu_",
+        "ghs_",
+        "ghr_",
+        "github_pat_",
+        "glpat-",
+        "gldt-",
+        "glcbt-",
+        "glptt-",
+        "glrt-",
+        "gloas-",
+        "ATBB",
+        "ATCTT",
+        "ATATT",
+    ];
+    /// Names of people and services are shorter, or have other characters than letters and digits.
+    const LONGEST_NAME: usize = 19;
+    let is_random = user.len() > LONGEST_NAME
+        && user.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && user.bytes().any(|b| b.is_ascii_digit());
+    is_random || MADE_BY_FORGES.iter().any(|start| user.starts_with(start))
+}
+
 fn login_of(value: &str) -> Option<(Remote, Login)> {
     let mut url = Url::parse(value).ok().filter(|url| url.scheme() == Scheme::Https.word())?;
     let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8().ok().map(String::from);
     let (user, password) = (decode(url.username())?, decode(url.password().unwrap_or_default())?);
-    if user.is_empty() && password.is_empty() {
+    // A name alone is no login: it is part of the remote, and says whose login is asked for.
+    if password.is_empty() && !is_token(&user) {
         return None;
     }
     url.set_username("").and_then(|()| url.set_password(None)).ok()?;
@@ -71,7 +100,10 @@ fn login_of(value: &str) -> Option<(Remote, Login)> {
 fn covers(prefix: &Url, url: &Url) -> bool {
     let path = prefix.path().trim_end_matches('/');
     let rest = url.path().strip_prefix(path);
-    prefix.origin() == url.origin() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    let same_user = prefix.username().is_empty() || prefix.username() == url.username();
+    prefix.origin() == url.origin()
+        && same_user
+        && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -94,5 +126,20 @@ mod tests {
         assert_eq!(headers("https://h.example/ab.git"), 1);
         assert_eq!(headers("https://evil.example/a/b.git"), 1);
         assert_eq!(format!("{secrets:?}"), "ProjectSecrets");
+    }
+
+    #[test]
+    fn a_name_alone_is_no_login_and_a_token_in_its_place_is_one() {
+        let login = |url: &str| login_of(url).map(|(remote, _)| remote.to_string());
+        assert_eq!(login("https://bob@h.example/a"), None);
+        assert_eq!(login("https://x-token-auth@h.example/a"), None);
+        assert_eq!(login("https://bob.smith%40corp.example@h.example/a"), None);
+        let token = format!("https://ghp_{}@h.example/a", "x".repeat(36));
+        assert_eq!(login(&token).as_deref(), Some("https://h.example/a"));
+        assert_eq!(
+            login("https://0123456789abcdef0123456789abcdef01234567@h.example/a").as_deref(),
+            Some("https://h.example/a")
+        );
+        assert_eq!(login("https://u:t@h.example/a").as_deref(), Some("https://h.example/a"));
     }
 }

@@ -9,7 +9,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use keyhatch_policies::rules::{FileInside, Mount};
-use keyhatch_protocol::Remote;
+use keyhatch_protocol::text::shown_name;
+use keyhatch_protocol::{Remote, RemoteError};
 use thiserror::Error;
 
 use super::git_config::{Setting, is_harmless_preference, parse_list, render};
@@ -17,7 +18,7 @@ use super::gitdir::nested::MAX_NESTED;
 use super::gitdir::{DotGit, Repository, Source};
 use super::settings;
 use super::user_config::{self, Place, UserConfig};
-use crate::credential::ProjectSecrets;
+use crate::credential::{ProjectSecrets, is_token};
 use crate::paths::config_home;
 
 /// Where the user's own excludes are inside.
@@ -109,15 +110,25 @@ impl ProjectGit {
         git.signs = parse_list(&raw).into_iter().filter(says_who_signs).collect();
         git.objects.clone_from(&repository.stores);
         let source = git.source(repository, &raw, project);
-        let urls = |suffix: &str, section: &str| -> Vec<Remote> {
+        let mut notes = Vec::new();
+        let mut urls = |suffix: &str, section: &str| -> Vec<Remote> {
             let of_kind = |s: &&Setting| s.key.starts_with(section) && s.key.ends_with(suffix);
             let values = source.config.iter().filter(of_kind);
-            values.filter_map(|s| Remote::parse(&s.value).ok()).collect()
+            let parsed = values.map(|s| Remote::parse(&s.value).map_err(|error| (s.key.as_str(), error)));
+            let (good, bad): (Vec<_>, Vec<_>) = parsed.partition(Result::is_ok);
+            // What is no remote of a server is nobody's business here: a path, a bundle.
+            let bad =
+                bad.into_iter().filter_map(Result::err).filter(|(_, error)| *error != RemoteError::Scheme);
+            notes.extend(
+                bad.map(|(key, error)| format!("{} cannot be used inside: {error}", shown_name(key))),
+            );
+            good.into_iter().filter_map(Result::ok).collect()
         };
         let mut remotes = urls(".url", "remote.");
         remotes.extend(urls(".pushurl", "remote."));
         remotes.dedup();
         (git.remotes, git.submodules) = (remotes, urls(".url", "submodule."));
+        git.notes.extend(notes);
         git.sources.push(source);
         git.read_nested(project, nested).await?;
         Ok(git)
@@ -268,7 +279,7 @@ fn clean(setting: Setting, user: &[Setting]) -> Option<Setting> {
     let url = (section == "remote" && matches!(name, "url" | "pushurl"))
         || (section == "submodule" && name == "url");
     if url {
-        let value = without_userinfo(&instead_of(&setting.value, user));
+        let value = url_inside(&instead_of(&setting.value, user))?;
         return Some(Setting { key: setting.key, value });
     }
     let kept = KEYS.contains(&setting.key.as_str())
@@ -289,12 +300,26 @@ fn instead_of(url: &str, user: &[Setting]) -> String {
     rules.max_by_key(|(length, _)| *length).map_or_else(|| url.to_owned(), |(_, rewritten)| rewritten)
 }
 
-/// Drops user and password of an http(s) URL: they are secrets, and are used upstream only.
-fn without_userinfo(url: &str) -> String {
+/// A URL as it stands inside: in the one spelling that is led to the front end, and without a secret. A password and a
+/// token are used upstream only; a name alone stays, since it says whose login is asked for. None where the name is one that
+/// no remote has: without it, another user's login would be asked for.
+fn url_inside(url: &str) -> Option<String> {
+    let without_secret = without_secret(url);
+    match Remote::parse(&without_secret) {
+        Ok(remote) => Some(remote.to_string()),
+        Err(RemoteError::User | RemoteError::Userinfo) => None,
+        Err(_) => Some(without_secret),
+    }
+}
+
+/// Drops the password or token of an http(s) URL, with the name beside it.
+fn without_secret(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let end = rest.find('/').unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) if scheme.starts_with("http") => format!("{scheme}://{}", &rest[at + 1..]),
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..end].rsplit_once('@') {
+        Some((user, _)) if scheme.starts_with("http") && (user.contains(':') || is_token(user)) => {
+            format!("{scheme}://{}", &rest[user.len() + 1..])
+        }
         _ => url.to_owned(),
     }
 }
@@ -332,6 +357,10 @@ mod tests {
         let kept = |key: &str, value: &str| clean(setting(key, value), &[]).map(|s| s.value);
         assert_eq!(kept("remote.origin.url", "https://u:tok@h/a").as_deref(), Some("https://h/a"));
         assert_eq!(kept("remote.origin.url", "git@h:a").as_deref(), Some("git@h:a"));
+        assert_eq!(kept("remote.origin.url", "https://bob@H:443/a/").as_deref(), Some("https://bob@h/a"));
+        assert_eq!(kept("remote.origin.url", "https://glpat-x@h/a").as_deref(), Some("https://h/a"));
+        assert_eq!(kept("remote.origin.url", "https://b\u{f6}b@h/a"), None);
+        assert_eq!(kept("remote.origin.url", "/srv/a").as_deref(), Some("/srv/a"));
         for (key, value) in [
             ("http.extraheader", "Authorization: x"),
             ("core.fsmonitor", "x"),

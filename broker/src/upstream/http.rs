@@ -98,17 +98,22 @@ pub(super) struct Target<'a> {
     upstream: &'a Upstream,
     pub(super) client: Client,
     pub(super) settings: HttpSettings,
+    /// Where requests go: without the remote's user, which is no login by itself.
     pub(super) base: Url,
+    /// The same with the user, for settings that are one user's.
+    named: Url,
 }
 
 impl<'a> Target<'a> {
     pub(super) async fn of(upstream: &'a Upstream) -> Result<Self, UpstreamError> {
         let remote = &upstream.remote;
-        let text = format!("https://{}/{}", remote.authority(), remote.path());
-        let base = Url::parse(&text).map_err(|_| not_git(remote))?;
-        let settings = upstream.broker.host_git.http_settings(base.as_str()).await;
+        let at = |authority: String| {
+            Url::parse(&format!("https://{authority}/{}", remote.path())).map_err(|_| not_git(remote))
+        };
+        let (base, named) = (at(remote.host_port())?, at(remote.authority())?);
+        let settings = upstream.broker.host_git.http_settings(named.as_str()).await;
         let client = upstream.broker.clients.client(&settings, Reach::Anywhere)?;
-        Ok(Self { upstream, client, settings, base })
+        Ok(Self { upstream, client, settings, base, named })
     }
 
     fn url(&self, suffix: &str) -> String {
@@ -122,7 +127,7 @@ impl<'a> Target<'a> {
         }
         let mut headers = HeaderMap::new();
         let own = self.settings.extra_header.iter().map(|header| header.0.as_str());
-        let project = self.upstream.session.secrets.headers(&self.base).map(|header| header.expose_secret());
+        let project = self.upstream.session.secrets.headers(&self.named).map(|header| header.expose_secret());
         for (name, value) in own.chain(project).filter_map(header_of) {
             headers.append(name, value);
         }
@@ -133,6 +138,12 @@ impl<'a> Target<'a> {
             headers.insert(header::AUTHORIZATION, value);
         }
         request.headers(headers)
+    }
+
+    /// Whether the project's own configuration holds the login. Then it is the only one: git asks nobody for another.
+    fn has_own_login(&self) -> bool {
+        self.upstream.uses_host_credential()
+            && self.upstream.session.secrets.login(&self.upstream.remote).is_some()
     }
 
     /// A login that is at hand, without asking anybody.
@@ -205,6 +216,9 @@ impl<'a> Target<'a> {
                 break;
             }
             if let Some(refused) = login.take() {
+                if self.has_own_login() {
+                    return Err(UpstreamError::Refused { authority: remote.authority() });
+                }
                 git.reject(remote, &refused).await;
             }
             let fresh = self.ask_for_login().await?;
