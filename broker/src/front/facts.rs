@@ -8,7 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use keyhatch_policies::{PushLimits, push_credential};
-use keyhatch_protocol::{CarriedSignature, Facts, Remote, SignatureFact};
+use keyhatch_protocol::text::shown_name;
+use keyhatch_protocol::{CarriedSignature, Facts, Remote, Risk, RiskKind, SignatureFact};
 
 use super::Front;
 use crate::cause::chain;
@@ -57,7 +58,7 @@ pub(super) async fn of(front: &Front, remote: &Remote, sealed: &Sealed) -> Resul
         let Inspected { facts, missing, absent } = inspect::inspect(&order, sealed.file()).await?;
         let settled = async || match absent {
             Some(refusal) => Err(refusal.into()),
-            None => Ok(with_signatures(front, facts).await),
+            None => Ok(with_signatures(front, with_remote(remote, facts)).await),
         };
         if missing.is_empty() || round == ROUNDS {
             keep(&base_packs(&order.quarantine), &kept);
@@ -75,6 +76,15 @@ pub(super) async fn of(front: &Front, remote: &Remote, sealed: &Sealed) -> Resul
         }
         round += 1;
     }
+}
+
+/// Adds what the remote's own name says.
+fn with_remote(remote: &Remote, mut facts: Facts) -> Facts {
+    if remote.is_lookalike() {
+        let detail = shown_name(&remote.to_string());
+        facts.risks.push(Risk { kind: RiskKind::LookAlike, detail });
+    }
+    facts
 }
 
 /// Says which signatures this broker made, for these very commits and tags.
