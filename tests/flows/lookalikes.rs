@@ -50,13 +50,33 @@ fn a_path_that_looks_like_another_is_marked_and_waits_for_a_person() {
         );
         let id = asked["id"].as_str().expect("an id");
         let shown = world.keyhatch(&["show", id]).ok();
-        let files = shown.stdout.lines().filter(|line| line.trim_start().starts_with("file"));
+        let files = shown.stdout.lines().filter(|line| line.contains(" file "));
         assert_eq!(files.filter(|line| line.contains("\\u{")).count(), 1, "{shown:?}");
         world.keyhatch(&["deny", id]).ok();
         run.finish().fails();
         assert_eq!(world.tip(&upstream, &branch), "");
         world.git(&project, &["reset", "-q", "--hard", "HEAD~1"]).ok();
     }
+}
+
+#[test]
+fn a_ref_that_looks_like_a_denied_one_is_denied_and_one_that_looks_like_any_other_waits_for_a_person() {
+    let (world, _server, upstream, project) = World::behind_ssh();
+    world.policy("careful", CAREFUL);
+    for name in ["mаin", "main\u{2800}", "ｍain", "Main"] {
+        let push = format!("git push origin HEAD:'refs/heads/{name}'");
+        let ran = world.run(&project, "careful", &push).fails();
+        assert!(ran.stderr.contains("denied by policy (not main)"), "{name}: {ran:?}");
+        assert_eq!(world.tip(&upstream, &format!("refs/heads/{name}")), "");
+    }
+    let run = world.start(&project, "careful", "git push origin HEAD:refs/heads/tоpic");
+    let asked = world.pending();
+    assert_eq!(asked["risks"][0]["kind"], "look-alike", "{asked}");
+    let id = asked["id"].as_str().expect("an id");
+    let shown = world.keyhatch(&["show", id]).ok();
+    assert!(shown.stdout.contains("refs/heads/t\\u{43e}pic"), "{shown:?}");
+    world.keyhatch(&["deny", id]).ok();
+    run.finish().fails();
 }
 
 #[test]

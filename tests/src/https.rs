@@ -96,6 +96,22 @@ impl HttpsServer {
         Self { port, ca: directory.join("ca.pem"), _apache: apache }
     }
 
+    /// Accepts another user's login too, or the same user's with another password.
+    ///
+    /// # Panics
+    /// When openssl does not run.
+    pub fn add_user(&self, world: &World, user: &str, password: &str) {
+        let hash =
+            world.command("openssl").args(["passwd", "-apr1", password]).output().expect("openssl runs");
+        let hash = String::from_utf8(hash.stdout).expect("a hash is text");
+        let name = format!("https-{}/passwords", self.port);
+        let others = std::fs::read_to_string(world.path(&name)).expect("the users that there are");
+        let others = others.lines().filter(|line| !line.starts_with(&format!("{user}:")));
+        let mut lines: Vec<String> = others.map(|line| format!("{line}\n")).collect();
+        lines.push(format!("{user}:{hash}"));
+        world.write(&name, &lines.concat());
+    }
+
     /// The URL of a repository under `srv`.
     #[must_use]
     pub fn url(&self, name: &str) -> String {

@@ -69,6 +69,32 @@ impl SshServer {
         Self { port, user, _sshd: sshd }
     }
 
+    /// Gives the user's ssh an alias for the same server, with a key of its own that the server does not accept, and has it
+    /// share connections by itself.
+    ///
+    /// # Panics
+    /// When no key can be made.
+    pub fn add_alias_without_access(&self, world: &World, alias: &str) {
+        let at = |name: &str| world.path(&format!("sshd-{}/{name}", self.port)).display().to_string();
+        let key = at(alias);
+        let made = world.command("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &key]).status();
+        assert!(made.expect("ssh-keygen runs").success());
+        let host = |name: &str, key: &str| {
+            format!(
+                "Host {name}\n  HostName 127.0.0.1\n  Port {}\n  User {}\n  IdentityFile {key}\n",
+                self.port, self.user
+            )
+        };
+        let all = format!(
+            "Host *\n  IdentitiesOnly yes\n  UserKnownHostsFile {}\n  LogLevel ERROR\n  ControlMaster auto\n  \
+             ControlPath {}\n  ControlPersist 60\n",
+            at("known_hosts"),
+            at("%C")
+        );
+        let text = [host("work", &at("id")), host(alias, &key), all].concat();
+        world.write(&format!("sshd-{}/config", self.port), &text);
+    }
+
     /// `ssh://user@127.0.0.1:port/path`.
     #[must_use]
     pub fn url(&self, repository: &Path) -> String {
