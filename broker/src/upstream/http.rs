@@ -301,6 +301,8 @@ pub(super) fn fine(remote: &Remote, response: Response) -> Result<Response, Upst
     if status.is_redirection() {
         let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
         let place = location.and_then(|location| response.url().join(location).ok());
+        // What is no place on the web says everything in its path.
+        let place = place.filter(|place| matches!(place.scheme(), "https" | "http"));
         let target = place.map_or_else(|| "nowhere".to_owned(), |place| host_and_path(&place));
         return Err(UpstreamError::Redirect { authority, target });
     }
