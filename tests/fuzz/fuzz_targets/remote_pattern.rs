@@ -14,12 +14,16 @@ fn policy(pattern: &str, decision: &str) -> Option<Policy> {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some((pattern, url)) = std::str::from_utf8(bytes).ok().and_then(|text| text.split_once('\n')) else { return };
+    let Some((pattern, url)) = std::str::from_utf8(bytes).ok().and_then(|text| text.split_once('\n')) else {
+        return;
+    };
     let (Some(allows), Some(denies)) = (policy(pattern, "allow"), policy(pattern, "deny")) else { return };
     let Ok(remote) = Remote::parse(url) else { return };
     let operation = Operation::Fetch(FetchOperation { remote });
     let project = Project::default();
     let allowed = !matches!(judge(&allows, &project, &operation), Judgement::Deny(_));
-    let Judgement::Deny(reason) = judge(&denies, &project, &operation) else { panic!("a policy that only denies") };
+    let Judgement::Deny(reason) = judge(&denies, &project, &operation) else {
+        panic!("a policy that only denies")
+    };
     assert!(!allowed || reason.rule.is_some(), "allowed, and not denied");
 });
