@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(shares.refuse(&one, "push-denied", now), Some(Refusal::Written));
         assert_eq!(shares.sum(&one, "fetch-denied"), 2);
         assert_eq!(refuse(&one, now), Refusal::CountedFirst);
-        assert_eq!(refuse(&one, now + HOUR), Refusal::Written);
+        assert_eq!(refuse(&one, now + HOUR * 2), Refusal::Written);
         assert_eq!(shares.remove(&one), [("fetch-denied", 1)]);
         assert_eq!(shares.refuse(&one, "fetch-denied", now), None);
     }
@@ -193,7 +193,7 @@ mod tests {
         shares.add(&one);
         assert!(shares.take(&one, HOURLY_BYTES, now));
         assert!(!shares.take(&one, 1, now));
-        assert!(shares.take(&one, 1, now + HOUR));
+        assert!(shares.take(&one, 1, now + HOUR * 2));
         assert!(
             shares.take(&session(2), HOURLY_BYTES * 2, now),
             "it has ended, and what it began is written"
