@@ -9,6 +9,7 @@ use futures_util::future::OptionFuture;
 use keyhatch_host::random::random;
 use keyhatch_protocol::{RequestId, SessionId};
 use serde_json::{Map, Value};
+use tokio::runtime::Handle;
 use tokio::sync::RwLock;
 
 use crate::approval::{Queue, seconds};
@@ -16,6 +17,7 @@ use crate::audit::share::{self, Refusal, Shares};
 use crate::audit::{Appended, AuditError, AuditLog};
 use crate::cause::chain;
 use crate::credential::HostGit;
+use crate::inspect::{self, Schedule};
 use crate::network;
 use crate::observe::Attempt;
 use crate::paths::Paths;
@@ -45,6 +47,12 @@ pub struct Broker {
     pub host_git: HostGit,
     /// Names for which a container's session is being opened.
     pub names: NameClaims,
+    /// Whose push is inspected.
+    pub inspections: Schedule,
+    /// Whose commit is looked at before it is signed.
+    pub looks: Schedule,
+    /// Where what sessions ask for is done, apart from what the user asks for.
+    sessions_runtime: Handle,
     audit: AuditLog,
     /// What of the audit log each session may fill.
     shares: Shares,
@@ -58,7 +66,7 @@ impl Broker {
     ///
     /// # Errors
     /// When the audit log cannot be opened: a broker that cannot record must not act.
-    pub fn new(paths: Paths, host_git: HostGit) -> Result<Self, AuditError> {
+    pub fn new(paths: Paths, host_git: HostGit, sessions_runtime: Handle) -> Result<Self, AuditError> {
         let audit = AuditLog::open(&paths.audit())?;
         Ok(Self {
             paths,
@@ -68,6 +76,9 @@ impl Broker {
             clients: Clients::default(),
             host_git,
             names: NameClaims::default(),
+            inspections: Schedule::new(inspect::AT_ONCE),
+            looks: Schedule::new(inspect::LOOKS_AT_ONCE),
+            sessions_runtime,
             audit,
             shares: Shares::default(),
             sessions: Mutex::default(),
@@ -176,6 +187,13 @@ impl Broker {
         map.insert("session".into(), session.as_str().into());
         map.extend(fields.into_iter().map(|(key, value)| (key.to_owned(), value)));
         map
+    }
+
+    /// Starts what serves a session: its sockets and tasks live on a runtime of their own, so that nothing which sessions do
+    /// takes a thread from the user's commands.
+    pub fn on_sessions_runtime<T>(&self, start: impl FnOnce() -> T) -> T {
+        let _entered = self.sessions_runtime.enter();
+        start()
     }
 
     /// Adds a session.

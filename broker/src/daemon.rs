@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyhatch_host::random::random;
 use keyhatch_protocol::SessionId;
@@ -12,6 +13,7 @@ use rustix::fs::FlockOperation;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::net::UnixListener;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::approval::seconds;
@@ -23,6 +25,9 @@ use crate::notify;
 use crate::paths::{Paths, PathsError};
 use crate::session::gitdir;
 use crate::session::report::SessionReport;
+
+/// How long threads that a disk holds up may go on when everything has ended.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// The daemon could not start.
 #[derive(Debug, Error)]
@@ -62,15 +67,23 @@ pub fn run(paths: Paths, notify_command: Option<String>) -> Result<Ended, Daemon
     let Some(_lock) = lock(&paths).map_err(setup("the lock"))? else { return Ok(Ended::AlreadyRunning) };
     // Secrets will live in this process: no core dump, no ptrace by others of the same user.
     harden().map_err(setup("this process"))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(setup("the runtime"))?;
-    runtime.block_on(serve(paths, notify_command))
+    // What sessions ask for, and what the user asks for: neither waits for a thread of the other's.
+    let (sessions, control) = (
+        runtime("sessions").map_err(setup("the runtime"))?,
+        runtime("control").map_err(setup("the runtime"))?,
+    );
+    let ended = control.block_on(serve(paths, notify_command, sessions.handle().clone()));
+    // What blocks for ever, on a disk or a pipe, does not keep the daemon.
+    sessions.shutdown_timeout(ENDING);
+    control.shutdown_timeout(ENDING);
+    ended
 }
 
-async fn serve(paths: Paths, notify_command: Option<String>) -> Result<Ended, DaemonError> {
+fn runtime(name: &str) -> io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(2).thread_name(name).enable_all().build()
+}
+
+async fn serve(paths: Paths, notify_command: Option<String>, sessions: Handle) -> Result<Ended, DaemonError> {
     let setup = |what| move |source| DaemonError::Setup { what, source };
     clear(&paths.sessions()).map_err(setup("the sessions' directory"))?;
     clear(&paths.files()).map_err(setup("the sessions' files"))?;
@@ -83,7 +96,7 @@ async fn serve(paths: Paths, notify_command: Option<String>) -> Result<Ended, Da
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(setup("the control socket")(e)),
         _ => {}
     }
-    let broker = Arc::new(Broker::new(paths, HostGit::of_user())?);
+    let broker = Arc::new(Broker::new(paths, HostGit::of_user(), sessions)?);
     conclude(&broker).await?;
     recover_git_directories(&broker);
     let listener = UnixListener::bind(&socket).map_err(setup("the control socket"))?;

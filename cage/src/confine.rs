@@ -21,6 +21,12 @@ const DATA: &[&str] =
     &["/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/dev/null", "/dev/urandom"];
 /// Address space beyond the mapped packs.
 const MEMORY: u64 = 1024 * 1024 * 1024;
+/// What of the machine's memory one process may hold of its own, at least: what a large pack needs.
+const LEAST_HELD: u64 = 512 * 1024 * 1024;
+/// And at most.
+const MOST_HELD: u64 = 2 * 1024 * 1024 * 1024;
+/// The machine's memory has so many shares: two inspections of two processes each hold a quarter of it together.
+const SHARES: u64 = 16;
 /// Processor time of one process, seconds.
 const SECONDS: u64 = 240;
 /// Open files: a store has a descriptor or two a pack.
@@ -42,6 +48,8 @@ pub struct Cage<'c> {
 pub struct Limits {
     /// Bytes of address space.
     pub address_space: u64,
+    /// Bytes of memory of its own; what it maps of files is not.
+    pub held: u64,
     /// Bytes of the largest file.
     pub file_bytes: u64,
     /// Seconds of processor time.
@@ -51,16 +59,27 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For work on packs of at most so many bytes: each is mapped and written a few times.
+    /// For work on packs of at most so many bytes on this machine: each is mapped and written a few times.
     #[must_use]
-    pub const fn for_pack(bytes: u64) -> Self {
+    pub fn for_pack(bytes: u64) -> Self {
         Self {
             address_space: MEMORY.saturating_add(bytes.saturating_mul(3)),
+            held: share_of_machine(),
             file_bytes: bytes.saturating_mul(2).saturating_add(MEMORY),
             seconds: SECONDS,
             open_files: OPEN_FILES,
         }
     }
+}
+
+/// One process's share of the machine's memory.
+fn share_of_machine() -> u64 {
+    let machine = rustix::system::sysinfo();
+    let unit = u64::from(machine.mem_unit.max(1));
+    // Its width differs between architectures.
+    #[allow(clippy::useless_conversion)]
+    let total = u64::from(machine.totalram).saturating_mul(unit);
+    (total / SHARES).clamp(LEAST_HELD, MOST_HELD)
 }
 
 /// The child cannot be confined: it must not go on.
@@ -109,10 +128,11 @@ impl Cage<'_> {
     }
 
     fn limit(&self) -> io::Result<()> {
-        let Limits { address_space, file_bytes, seconds, open_files } = self.limits;
+        let Limits { address_space, held, file_bytes, seconds, open_files } = self.limits;
         let limits = [
             (Resource::Core, 0),
             (Resource::As, address_space),
+            (Resource::Data, held),
             (Resource::Fsize, file_bytes),
             (Resource::Cpu, seconds),
             (Resource::Nofile, open_files),

@@ -152,9 +152,12 @@ async fn make(
         warnings: furniture.warnings,
         expires: session.expires.map(seconds).unwrap_or_default(),
     };
-    let listening = front::listen_on_socket(broker, &session)
-        .and_then(|()| intake::listen(broker, &session))
-        .and_then(|()| ssh_agent::listen(broker, &session))
+    let listening = broker
+        .on_sessions_runtime(|| {
+            front::listen_on_socket(broker, &session)
+                .and_then(|()| intake::listen(broker, &session))
+                .and_then(|()| ssh_agent::listen(broker, &session))
+        })
         .map_err(|error| chain(&error))
         .and_then(|()| container::let_all_connect(session.sockets()).map_err(|error| error.to_string()))
         .and_then(|()| session.link(&broker.paths.named()).map_err(|error| error.to_string()));

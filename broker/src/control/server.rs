@@ -194,17 +194,19 @@ async fn open_session(
         broker.end(&id, Default::default()).await;
         return Some(failed(&chain(&error), "check that the state directory is writable and has room"));
     }
-    let listening = front::listen_on_socket(broker, &session)
-        .and_then(|()| intake::listen(broker, &session))
-        .and_then(|()| ssh_agent::listen(broker, &session));
+    let listening = broker.on_sessions_runtime(|| {
+        front::listen_on_socket(broker, &session)
+            .and_then(|()| intake::listen(broker, &session))
+            .and_then(|()| ssh_agent::listen(broker, &session))
+    });
     if let Err(error) = listening {
         broker.end(&id, Default::default()).await;
         return Some(failed(&chain(&error), "check that the runtime directory's path is short"));
     }
     if let Some(on_host) = furniture.on_host {
-        front::listen_on_host(broker, &session, on_host);
+        broker.on_sessions_runtime(|| front::listen_on_host(broker, &session, on_host));
     }
-    if let Err(error) = network::publish(&session) {
+    if let Err(error) = broker.on_sessions_runtime(|| network::publish(&session)) {
         broker.end(&id, Default::default()).await;
         return Some(failed(
             &chain(&error),
@@ -266,7 +268,7 @@ async fn attach(stream: &mut UnixStream, broker: &Arc<Broker>, (id, runner): (&S
             return failed("no sockets were handed over", "start the session again");
         }
     };
-    match network::serve(broker, &session, (sockets, runner)) {
+    match broker.on_sessions_runtime(|| network::serve(broker, &session, (sockets, runner))) {
         Ok(()) => Reply::Attached,
         Err(error) => failed(&chain(&error), "start the session again"),
     }

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use keyhatch_policies::{PushLimits, push_credential};
 use keyhatch_protocol::text::shown_name;
@@ -23,11 +24,16 @@ const ROUNDS: usize = 3;
 /// Most bytes of packs that are kept for one remote and credential.
 const MAX_KEPT: u64 = 512 * 1024 * 1024;
 
-/// Finds out what a push would do.
+/// Finds out what a push would do. `waits` says when it waits for its turn.
 ///
 /// # Errors
 /// When the push is refused, or the inspector did not answer.
-pub(super) async fn of(front: &Front, remote: &Remote, sealed: &Sealed) -> Result<Facts, InspectError> {
+pub(super) async fn of(
+    front: &Front,
+    remote: &Remote,
+    sealed: &Sealed,
+    waits: &AtomicBool,
+) -> Result<Facts, InspectError> {
     let session = &front.session;
     let credential = push_credential(&session.policy, &session.project, remote);
     let upstream = Upstream::connect(&front.broker, session, remote, &credential);
@@ -55,7 +61,9 @@ pub(super) async fn of(front: &Front, remote: &Remote, sealed: &Sealed) -> Resul
         // Each inspection starts afresh: what an earlier one left is not trusted.
         order.quarantine = quarantine.path().join(format!("round-{round}"));
         fs::create_dir(&order.quarantine)?;
+        let turn = front.broker.inspections.turn(&session.id, waits).await;
         let Inspected { facts, missing, absent } = inspect::inspect(&order, sealed.file()).await?;
+        drop(turn);
         let settled = async || match absent {
             Some(refusal) => Err(refusal.into()),
             None => Ok(with_signatures(front, with_remote(remote, facts)).await),

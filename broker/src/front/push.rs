@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ use crate::upstream::{HeldConnection, PushAnswer, Service, Upstream, UpstreamErr
 
 /// How often a held client is written to, so that a dead connection is noticed: git's own default is 5 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// When a client that waits for an inspection is first written to: most take less.
+const FIRST_SIGN: Duration = Duration::from_secs(1);
 /// Answers in flight to a client: a slow one slows its upstream, and costs no memory here.
 const IN_FLIGHT: usize = 8;
 
@@ -226,7 +229,9 @@ impl Push {
     }
 
     async fn inspect(&self, sealed: Sealed) -> Result<Proposal<approval::Push>, NotSent> {
-        let facts = facts::of(&self.front, &self.remote, &sealed).await.map_err(|error| {
+        let waits = AtomicBool::default();
+        let looking = facts::of(&self.front, &self.remote, &sealed, &waits);
+        let facts = self.while_waited_for(sealed.claim(), &waits, looking).await?.map_err(|error| {
             tracing::info!(remote = %self.remote, error = %chain(&error), "a push did not pass inspection");
             NotSent::Refused(format!("keyhatch: {}", error.for_session()))
         })?;
@@ -234,6 +239,33 @@ impl Push {
             tracing::error!(remote = %self.remote, %error, "a push was not described by its inspection");
             NotSent::Refused("keyhatch: the push cannot be inspected".into())
         })
+    }
+
+    /// Goes on with an inspection while its client and its session are there, and says where it waits for its turn.
+    async fn while_waited_for<T>(
+        &self,
+        claim: &PushClaim,
+        waits: &AtomicBool,
+        work: impl Future<Output = T>,
+    ) -> Result<T, NotSent> {
+        let session = &self.front.session;
+        let signs_of_life = async {
+            let mut said = false;
+            tokio::time::sleep(FIRST_SIGN).await;
+            loop {
+                let first = waits.load(Ordering::Relaxed) && !std::mem::replace(&mut said, true);
+                let line = "keyhatch: waiting for an inspection: other pushes are looked at first".to_owned();
+                let sign = if first { report::progress(claim, &[line]) } else { report::keep_alive(claim) };
+                self.client.send(sign).await;
+                tokio::time::sleep(KEEP_ALIVE).await;
+            }
+        };
+        tokio::select! {
+            done = work => Ok(done),
+            () = signs_of_life => Err(NotSent::Withdrawn),
+            () = self.client.gone() => Err(NotSent::Withdrawn),
+            () = session.ended() => Err(NotSent::Withdrawn),
+        }
     }
 
     /// Holds the client until a person decides, or until it goes away.

@@ -11,6 +11,7 @@ mod missing;
 mod names;
 pub(crate) mod quarantine;
 mod reach;
+mod schedule;
 mod secrets;
 mod signatures;
 
@@ -27,11 +28,16 @@ use thiserror::Error;
 pub use child::main as child_main;
 pub use missing::Missing;
 pub(crate) use quarantine::base_packs;
+pub use schedule::{Schedule, Turn};
 
 /// Longest inspection: a pack at the default limit takes well under one.
 const INSPECTS: Duration = Duration::from_secs(5 * 60);
 /// Longest look at a commit that waits for a signature: git waits with it.
 const LOOKS: Duration = Duration::from_secs(20);
+/// Inspections at once: each may take a share of the machine's memory for minutes.
+pub const AT_ONCE: usize = 2;
+/// Looks at once: somebody waits for each.
+pub const LOOKS_AT_ONCE: usize = 4;
 /// Most bytes of an answer: the facts' own limits keep it far below.
 const MAX_ANSWER: usize = 32 * 1024 * 1024;
 

@@ -1,6 +1,8 @@
 //! What a commit changes that a person is asked to let sign: found out in the inspector's confined child, since the
 //! objects are the session's. Only for a question that is really asked; the default policy asks none.
 
+use std::sync::atomic::AtomicBool;
+
 use keyhatch_protocol::{SignFacts, SignedChanges};
 
 use crate::approval::{Question, Signature};
@@ -46,5 +48,6 @@ async fn changes(
         readable,
         limits: Limits { pack_bytes: limits.pack_bytes, objects: limits.objects },
     };
+    let _turn = broker.looks.turn(&session.id, &AtomicBool::default()).await;
     inspect::changes_of(&errand).await.map(Some)
 }
