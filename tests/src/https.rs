@@ -54,6 +54,14 @@ impl HttpsServer {
         Self::start_with(world, "Require valid-user", &served)
     }
 
+    /// Starts one that means harm: what it does is the name of the repository, see `hostile/server.py`.
+    #[must_use]
+    pub fn start_hostile(world: &World) -> Self {
+        let program = world.write_mode("hostile_server.py", include_str!("hostile/server.py"), 0o755);
+        let served = format!("ScriptAlias /hostile \"{}\"\n", program.display());
+        Self::start_with(world, "Require all granted", &served)
+    }
+
     fn start_with(world: &World, require: &str, before: &str) -> Self {
         assert!(
             Path::new("/usr/sbin/apache2").exists(),

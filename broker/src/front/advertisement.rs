@@ -1,81 +1,198 @@
 //! Ref advertisements as they pass: what is added, what is taken out, what is remembered.
 
-use keyhatch_protocol::{ObjectId, RefName};
+use std::io;
+use std::sync::Arc;
 
-use crate::pktline::{self, Packet, Packets};
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use keyhatch_protocol::{ObjectId, RefName, Remote};
+
+use super::Front;
+use crate::pktline::{self, Packet, Packets, PktLineError};
+use crate::session::Session;
+use crate::upstream::{Advertised, Answer, Held, Patience, Service};
 
 /// Most tips that are remembered of one upstream: more refs cost memory and say nothing new.
 const MAX_TIPS: usize = 100_000;
 
-/// Rewrites a receive-pack advertisement: `no-thin` is added, so that the pack is whole. Returns the bytes and the tips that upstream has.
-#[must_use]
-pub fn of_receive_pack(bytes: &[u8]) -> (Vec<u8>, Vec<ObjectId>) {
-    let mut rewritten = Vec::with_capacity(bytes.len() + 16);
-    let mut tips = Vec::new();
-    let mut packets = Packets::new(bytes);
-    while let Ok(Some(packet)) = packets.next_packet() {
-        let Packet::Data(line) = packet else {
-            write_special(&mut rewritten, packet);
-            continue;
-        };
-        if tips.len() < MAX_TIPS
-            && let Some(oid) = tip(line)
-        {
-            tips.push(oid);
-        }
-        match line.iter().position(|byte| *byte == 0) {
-            Some(nul) => {
-                let capabilities = String::from_utf8_lossy(&line[nul + 1..]);
-                let kept = capabilities.split_ascii_whitespace().filter(|c| *c != "no-thin");
-                let kept: Vec<&str> = kept.chain(["no-thin"]).collect();
-                let mut first = line[..=nul].to_vec();
-                first.extend_from_slice(kept.join(" ").as_bytes());
-                first.push(b'\n');
-                pktline::write(&mut rewritten, &first);
-            }
-            None => pktline::write(&mut rewritten, line),
-        }
-    }
-    rewritten.extend_from_slice(packets.rest());
-    (rewritten, tips)
+/// Rewrites an advertisement as it passes, a packet at a time; what is kept is one unfinished packet.
+///
+/// Of receive-pack's `no-thin` is added, so that the pack is whole. Of upload-pack's, what would send the client to
+/// another place is taken out.
+#[derive(Debug)]
+pub struct Rewriter {
+    service: Service,
+    unfinished: Vec<u8>,
 }
 
-/// Rewrites an upload-pack advertisement: what would send the client to another place is taken out.
-#[must_use]
-pub fn of_upload_pack(bytes: &[u8]) -> Vec<u8> {
-    let mut rewritten = Vec::with_capacity(bytes.len());
-    let mut packets = Packets::new(bytes);
-    while let Ok(Some(packet)) = packets.next_packet() {
-        match packet {
-            Packet::Data(line) if line.starts_with(b"bundle-uri") => {}
-            Packet::Data(line) if line.starts_with(b"fetch=") => {
+/// What became of some bytes.
+#[derive(Debug, Default)]
+pub struct Rewritten {
+    /// What the client reads.
+    pub bytes: Vec<u8>,
+    /// The refs in it, of any version of the protocol: `ID SP NAME`, then capabilities, attributes or nothing.
+    pub refs: Vec<(RefName, ObjectId)>,
+    /// Places of refs, those included that have no name of ours.
+    pub tips: Vec<ObjectId>,
+    /// Whether a packet was whole.
+    pub moved: bool,
+    /// Whether it was the last: the advertisement has ended.
+    pub ended: bool,
+}
+
+impl Rewriter {
+    /// Starts on the advertisement of a service.
+    #[must_use]
+    pub const fn new(service: Service) -> Self {
+        Self { service, unfinished: Vec::new() }
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// When they are no pkt-lines.
+    pub fn next(&mut self, bytes: &[u8]) -> Result<Rewritten, PktLineError> {
+        let joined = (!self.unfinished.is_empty()).then(|| {
+            self.unfinished.extend_from_slice(bytes);
+            std::mem::take(&mut self.unfinished)
+        });
+        let mut packets = Packets::new(joined.as_deref().unwrap_or(bytes));
+        let mut rewritten = Rewritten::default();
+        while let Some(packet) = packets.next_packet()? {
+            rewritten.moved = true;
+            match packet {
+                Packet::Data(line) => self.line(line, &mut rewritten),
+                special => write_special(&mut rewritten.bytes, special),
+            }
+            if matches!(packet, Packet::Flush) {
+                rewritten.ended = true;
+                return Ok(rewritten);
+            }
+        }
+        self.unfinished = packets.rest().to_vec();
+        Ok(rewritten)
+    }
+
+    fn line(&self, line: &[u8], rewritten: &mut Rewritten) {
+        if self.service == Service::ReceivePack {
+            rewritten.tips.extend(tip(line));
+        }
+        rewritten.refs.extend(named(line));
+        let to = &mut rewritten.bytes;
+        match self.service {
+            Service::ReceivePack => match line.iter().position(|byte| *byte == 0) {
+                Some(nul) => {
+                    let capabilities = String::from_utf8_lossy(&line[nul + 1..]);
+                    let kept = capabilities.split_ascii_whitespace().filter(|c| *c != "no-thin");
+                    let kept: Vec<&str> = kept.chain(["no-thin"]).collect();
+                    let mut first = line[..=nul].to_vec();
+                    first.extend_from_slice(kept.join(" ").as_bytes());
+                    first.push(b'\n');
+                    write(to, &first);
+                }
+                None => write(to, line),
+            },
+            Service::UploadPack if line.starts_with(b"bundle-uri") => {}
+            Service::UploadPack if line.starts_with(b"fetch=") => {
                 let features = String::from_utf8_lossy(&line[6..]);
                 let kept: Vec<&str> =
                     features.split_ascii_whitespace().filter(|f| *f != "packfile-uris").collect();
-                pktline::write(&mut rewritten, format!("fetch={}\n", kept.join(" ")).as_bytes());
+                write(to, format!("fetch={}\n", kept.join(" ")).as_bytes());
             }
-            Packet::Data(line) => pktline::write(&mut rewritten, line),
-            special => write_special(&mut rewritten, special),
+            Service::UploadPack => write(to, line),
         }
     }
-    rewritten.extend_from_slice(packets.rest());
-    rewritten
 }
 
-/// The refs that an advertisement of any version names, and their values: `ID SP NAME`, then capabilities, attributes
-/// or nothing.
-#[must_use]
-pub fn refs(bytes: &[u8]) -> Vec<(RefName, ObjectId)> {
-    let mut refs = Vec::new();
-    let mut packets = Packets::new(bytes);
-    while let Ok(Some(packet)) = packets.next_packet() {
-        if let Packet::Data(line) = packet
-            && refs.len() < MAX_TIPS
-        {
-            refs.extend(named(line));
+/// Writes a line that may have become longer than a packet holds: then it is cut, which only a server that means harm has
+/// happen.
+fn write(to: &mut Vec<u8>, line: &[u8]) {
+    pktline::write(to, &line[..line.len().min(pktline::MAX_DATA)]);
+}
+
+/// What a client reads of an advertisement, rewritten as it comes. What it names is noted before the client knows.
+pub(super) fn body(front: &Front, remote: &Remote, service: Service, advertised: Advertised) -> Body {
+    let Advertised { head, rest, held } = advertised;
+    let passing = Passing {
+        session: front.session.clone(),
+        remote: remote.clone(),
+        head: Some(head),
+        rest,
+        held,
+        rewriter: Rewriter::new(service),
+        tips: Vec::new(),
+        patience: Patience::default(),
+        ended: false,
+    };
+    let line = format!("# service=git-{}\n", service.word());
+    let mut before = Vec::new();
+    pktline::write(&mut before, line.as_bytes());
+    before.extend_from_slice(b"0000");
+    let before = futures_util::stream::once(std::future::ready(Ok(Bytes::from(before))));
+    Body::from_stream(before.chain(futures_util::stream::unfold(passing, Passing::next)))
+}
+
+/// An advertisement on its way.
+struct Passing {
+    session: Arc<Session>,
+    remote: Remote,
+    head: Option<Bytes>,
+    rest: Answer,
+    held: Option<Held>,
+    rewriter: Rewriter,
+    tips: Vec<ObjectId>,
+    patience: Patience,
+    ended: bool,
+}
+
+impl Passing {
+    async fn next(mut self) -> Option<(io::Result<Bytes>, Self)> {
+        if self.ended {
+            return None;
+        }
+        let passed = self.pass().await;
+        if let Err(error) = &passed {
+            tracing::info!(remote = %self.remote, %error, "an advertisement ended early");
+            self.ended = true;
+        }
+        Some((passed, self))
+    }
+
+    async fn pass(&mut self) -> io::Result<Bytes> {
+        loop {
+            let chunk = match self.head.take() {
+                Some(head) => head,
+                None => self.patience.next(&mut self.rest).await?.ok_or(io::ErrorKind::UnexpectedEof)?,
+            };
+            let malformed = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            let Rewritten { bytes, refs, tips, moved, ended } =
+                self.rewriter.next(&chunk).map_err(malformed)?;
+            self.session.upstreams.note(&self.remote, refs);
+            let room = MAX_TIPS.saturating_sub(self.tips.len());
+            self.tips.extend(tips.into_iter().take(room));
+            if moved {
+                self.patience.renew();
+            }
+            if ended {
+                self.end();
+            }
+            if ended || !bytes.is_empty() {
+                return Ok(bytes.into());
+            }
         }
     }
-    refs
+
+    /// All of it is known.
+    fn end(&mut self) {
+        self.ended = true;
+        if self.rewriter.service == Service::ReceivePack {
+            self.session.remember_tips(&self.remote, std::mem::take(&mut self.tips));
+        }
+        if let Some(held) = self.held.take() {
+            self.session.held.hold(&self.remote, held);
+        }
+    }
 }
 
 /// The answer to `ls-refs`, gitprotocol-v2(5), as it streams past. Anything else that an upstream answers does not begin
@@ -163,10 +280,24 @@ mod tests {
         );
         pktline::write(&mut bytes, format!("{oid} refs/heads/n\n").as_bytes());
         bytes.extend_from_slice(b"0000");
-        let (rewritten, tips) = of_receive_pack(&bytes);
-        let text = String::from_utf8(rewritten).expect("text");
-        assert!(text.contains("\0report-status push-cert=1-x no-thin\n"), "{text:?}");
-        assert_eq!(tips.len(), 2);
+        bytes.extend_from_slice(b"what comes after the end");
+        for size in [1, 7, 1000] {
+            let (mut rewriter, mut text, mut tips, mut ended) =
+                (Rewriter::new(Service::ReceivePack), Vec::new(), 0, false);
+            for chunk in bytes.chunks(size) {
+                if ended {
+                    break;
+                }
+                let rewritten = rewriter.next(chunk).expect("pkt-lines");
+                text.extend(rewritten.bytes);
+                tips += rewritten.tips.len();
+                ended = rewritten.ended;
+            }
+            let text = String::from_utf8(text).expect("text");
+            assert!(text.contains("\0report-status push-cert=1-x no-thin\n"), "{text:?}");
+            assert!(text.ends_with("refs/heads/n\n0000") && ended, "{text:?}");
+            assert_eq!(tips, 2);
+        }
     }
 
     #[test]
@@ -201,7 +332,9 @@ mod tests {
             pktline::write(&mut bytes, line.as_bytes());
         }
         bytes.extend_from_slice(b"0000");
-        let text = String::from_utf8(of_upload_pack(&bytes)).expect("text");
+        let text =
+            String::from_utf8(Rewriter::new(Service::UploadPack).next(&bytes).expect("pkt-lines").bytes)
+                .expect("text");
         assert!(!text.contains("uri") && text.contains("fetch=shallow filter\n"), "{text:?}");
     }
 }

@@ -28,12 +28,10 @@ pub(super) async fn advertise(front: Front, remote: Remote, request: Request) ->
     };
     let upstream = Upstream::connect(&front.broker, &front.session, &remote, &terms.credential);
     let version = git_protocol(&request);
-    match upstream.advertisement(Service::UploadPack, version.as_deref()).await {
-        Ok(answer) => {
-            front.session.upstreams.note(&remote, advertisement::refs(&answer.bytes));
-            let mut body = b"001e# service=git-upload-pack\n0000".to_vec();
-            body.extend(advertisement::of_upload_pack(&answer.bytes));
-            served(Service::UploadPack, "advertisement", Body::from(body))
+    match upstream.advertised(Service::UploadPack, version.as_deref()).await {
+        Ok(advertised) => {
+            let body = advertisement::body(&front, &remote, Service::UploadPack, advertised);
+            served(Service::UploadPack, "advertisement", body)
         }
         Err(error) => {
             tracing::info!(%remote, error = %chain(&error), "an upstream did not advertise");

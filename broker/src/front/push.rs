@@ -45,20 +45,13 @@ pub(super) async fn advertise(front: Front, remote: Remote, request: Request) ->
     }
     let credential = push_credential(&session.policy, &session.project, &remote);
     let upstream = Upstream::connect(&front.broker, session, &remote, &credential);
-    match upstream.advertisement(Service::ReceivePack, git_protocol(&request).as_deref()).await {
-        Ok(answer) => {
-            let (bytes, tips) = advertisement::of_receive_pack(&answer.bytes);
-            session.remember_tips(&remote, tips);
-            session.upstreams.note(&remote, advertisement::refs(&answer.bytes));
-            if let Some(offer) = certificate_offer(&answer.bytes) {
+    match upstream.advertised(Service::ReceivePack, git_protocol(&request).as_deref()).await {
+        Ok(advertised) => {
+            if let Some(offer) = certificate_offer(&advertised.head) {
                 session.nonces.record(&remote, offer);
             }
-            if let Some(held) = answer.held {
-                session.held.hold(&remote, held);
-            }
-            let mut body = b"001f# service=git-receive-pack\n0000".to_vec();
-            body.extend(bytes);
-            served(Service::ReceivePack, "advertisement", Body::from(body))
+            let body = advertisement::body(&front, &remote, Service::ReceivePack, advertised);
+            served(Service::ReceivePack, "advertisement", body)
         }
         Err(error) => {
             tracing::info!(%remote, error = %chain(&error), "an upstream did not advertise");

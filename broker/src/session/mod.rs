@@ -120,6 +120,8 @@ pub struct Session {
     pub told: OnceLock<OpenedContainer>,
     /// What its pushes may take of the disk.
     pub spool: Arc<SpoolQuota>,
+    /// One permit an advertisement that lies in memory until it is read.
+    pub advertisements: Arc<Semaphore>,
     /// One permit a connection.
     pub connections: Arc<Semaphore>,
     /// Turns true when it ends; listeners and held requests watch it.
@@ -501,6 +503,7 @@ async fn begin(
         name: None,
         told: OnceLock::new(),
         spool: SpoolQuota::of(policy.limits().pack_bytes),
+        advertisements: Arc::new(Semaphore::new(1)),
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         closed: watch::Sender::new(false),
         network: SessionNetwork::new(policy.network().clone(), Vec::new()),

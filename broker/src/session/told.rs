@@ -3,24 +3,19 @@
 //! Comes in: answers of upstreams as they pass through the front end to the session, read before they reach it. Goes
 //! out: whether a remote-tracking branch of the session says what its upstream said.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use keyhatch_protocol::{ObjectId, RefName, Remote};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-/// Most values that are remembered of one session's upstreams; what comes later is not known.
+/// Most values that are remembered of one session's upstreams, 16 bytes each; what comes later is not known.
 const MAX_TOLD: usize = 500_000;
 
-/// What was said.
+/// What was said: a digest of remote, name and value, so that a value costs the same however long its name is.
 #[derive(Debug, Default)]
-pub struct Told(Mutex<Words>);
-
-#[derive(Debug, Default)]
-struct Words {
-    values: HashMap<Remote, HashMap<RefName, BTreeSet<ObjectId>>>,
-    count: usize,
-}
+pub struct Told(Mutex<HashSet<[u8; 16]>>);
 
 /// Where the host keeps what it knows of an upstream: `remote.NAME.url` and one pattern of `remote.NAME.fetch`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,23 +34,25 @@ pub struct Tracking {
 impl Told {
     /// Notes what an upstream said.
     pub fn note(&self, remote: &Remote, refs: impl IntoIterator<Item = (RefName, ObjectId)>) {
-        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let words = &mut *words;
-        let of_remote = words.values.entry(remote.clone()).or_default();
-        for (name, id) in refs {
-            if words.count < MAX_TOLD && of_remote.entry(name).or_default().insert(id) {
-                words.count += 1;
-            }
-        }
+        let words: Vec<_> = refs.into_iter().map(|(name, id)| word(remote, &name, &id)).collect();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = MAX_TOLD.saturating_sub(all.len());
+        all.extend(words.into_iter().take(room));
     }
 
     /// Whether an upstream said that its ref has this value.
     #[must_use]
     pub fn said(&self, remote: &Remote, name: &RefName, id: &ObjectId) -> bool {
-        let words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let ids = words.values.get(remote).and_then(|refs| refs.get(name));
-        ids.is_some_and(|ids| ids.contains(id))
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&word(remote, name, id))
     }
+}
+
+fn word(remote: &Remote, name: &RefName, id: &ObjectId) -> [u8; 16] {
+    // None of the three has a newline in it.
+    let digest = Sha256::digest(format!("{remote}\n{name}\n{id}"));
+    let mut word = [0; 16];
+    word.copy_from_slice(&digest[..16]);
+    word
 }
 
 impl Tracking {

@@ -235,12 +235,32 @@ impl<'a> Target<'a> {
     }
 }
 
-/// `GET info/refs`.
+/// `GET info/refs`, whole.
 pub(super) async fn advertisement(
     upstream: &Upstream,
     service: Service,
     git_protocol: Option<&str>,
 ) -> Result<Advertisement, UpstreamError> {
+    let response = info_refs(upstream, service, git_protocol).await?;
+    let bytes = capped(&upstream.remote, response, MAX_ADVERTISEMENT).await?;
+    Ok(Advertisement::of(without_service(&upstream.remote, &bytes, service)?))
+}
+
+/// `GET info/refs`, as it comes.
+pub(super) async fn advertised(
+    upstream: &Upstream,
+    service: Service,
+    git_protocol: Option<&str>,
+) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static, UpstreamError> {
+    let response = info_refs(upstream, service, git_protocol).await?;
+    Ok(response.bytes_stream().map_err(io::Error::other))
+}
+
+async fn info_refs(
+    upstream: &Upstream,
+    service: Service,
+    git_protocol: Option<&str>,
+) -> Result<Response, UpstreamError> {
     let target = Target::of(upstream).await?;
     let url = target.url(&format!("info/refs?service=git-{}", service.word()));
     let (response, login) = target
@@ -253,11 +273,10 @@ pub(super) async fn advertisement(
         })
         .await?;
     let response = accepted(&upstream.remote, response, service, "advertisement")?;
-    let bytes = capped(&upstream.remote, response, MAX_ADVERTISEMENT).await?;
     if let Some(login) = &login {
         upstream.broker.host_git.approve(&upstream.remote, login).await;
     }
-    Ok(Advertisement::of(without_service(&upstream.remote, &bytes, service)?))
+    Ok(response)
 }
 
 /// `POST git-upload-pack`.

@@ -4,6 +4,7 @@
 //! streamed answer. Not trusted: the server. What it says is capped, its redirects are not followed, and its errors
 //! reach a session only as words of ours.
 
+mod advertised;
 mod bases;
 mod cache;
 mod held;
@@ -23,6 +24,7 @@ use keyhatch_policies::CredentialChoice;
 use keyhatch_protocol::{Remote, Scheme};
 use thiserror::Error;
 
+pub use advertised::{Advertised, Patience};
 pub use held::HeldConnection;
 use held::Way;
 pub(crate) use held::{Held, HeldConnections, certificate_offer};
