@@ -36,8 +36,19 @@ const TESTS: &[&str] = &["keyhatch-tests", FUZZ];
 /// Its targets call the parsers of any of them.
 const FUZZ: &str = "keyhatch-fuzz";
 /// Crates that touch secrets, the network or hostile objects: in the broker's tree alone.
-const BROKER_ONLY: &[&str] =
-    &["axum", "git2", "hyper", "keyring", "keyring-core", "reqwest", "russh", "rustls", "tokio", "zbus"];
+const BROKER_ONLY: &[&str] = &[
+    "axum",
+    "git2",
+    "gix-pack",
+    "hyper",
+    "keyring",
+    "keyring-core",
+    "reqwest",
+    "russh",
+    "rustls",
+    "tokio",
+    "zbus",
+];
 
 struct Tree {
     root: &'static Path,

@@ -321,6 +321,28 @@ reason = "a test"
 git_dir = "shared"
 "#;
 
+/// A tree entry's mode is six digits that anybody can choose. What git takes for a repository of its own (everything that
+/// is no file, link or directory) waits as one; all else comes, and nothing of it keeps the rest inside.
+#[test]
+fn a_tree_entry_of_an_unheard_of_mode_keeps_nothing_else_inside() {
+    Twins::each(|twins| {
+        let script = "b=$(echo x | git hash-object -w --stdin); hex=$(echo $b | sed 's/../\\\\x&/g'); \
+             for m in 100600 20000 100664 160001 120777 100000 0; do \
+             t=$( (printf \"$m a\\0\"; /usr/bin/printf '%b' \"$hex\") | git hash-object -t tree --stdin -w --literally); \
+             git update-ref refs/heads/mode-$m $(git commit-tree $t -m $m -p HEAD); done; \
+             git commit -q --allow-empty -m good; git branch good";
+        let ran = twins.inside(&twins.boxed, script).ok();
+        let refs = twins.on_host(&twins.boxed, "git for-each-ref --format='%(refname)'").ok();
+        let log = twins.on_host(&twins.boxed, "git log -1 --format=%s main").ok();
+        assert_eq!(log.stdout, "good\n", "{ran:#?} {}", twins.world.broker_log());
+        for came in ["refs/heads/good\n", "refs/heads/mode-100600\n", "refs/heads/mode-100664\n"] {
+            assert!(refs.stdout.contains(came), "{came} {refs:?} {ran:#?}");
+        }
+        assert!(!refs.stdout.contains("refs/heads/mode-20000\n"), "{refs:?} {ran:#?}");
+        assert!(!twins.world.broker_log().contains("panicked"), "{}", twins.world.broker_log());
+    });
+}
+
 /// Names in a project are bytes. What is said of them is text, and all else is said and done all the same.
 #[test]
 fn a_file_name_that_is_no_text_hides_nothing_and_leaves_nothing_behind() {

@@ -91,6 +91,9 @@ pub(crate) enum Command {
     /// The confined child that reads a session's git directory.
     #[command(hide = true)]
     Harvest,
+    /// The confined child that reads a session's new objects once more.
+    #[command(hide = true)]
+    VerifyObjects,
 }
 
 impl Command {
@@ -106,6 +109,7 @@ impl Command {
                     | Self::Man { .. }
                     | Self::Inspect
                     | Self::Harvest
+                    | Self::VerifyObjects
                     | Self::Policy(_)
             )
     }

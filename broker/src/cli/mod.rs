@@ -114,6 +114,9 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
     if matches!(args.command, Command::Harvest) {
         return Ok(crate::session::gitdir::harvest::child_main());
     }
+    if matches!(args.command, Command::VerifyObjects) {
+        return Ok(crate::session::gitdir::verify::child_main());
+    }
     if rustix::process::getuid().is_root() && !args.as_root && args.command.acts_as_user() {
         return Err(Failure::invalid(
             "refusing to run as root: keyhatch serves an ordinary user",
@@ -152,7 +155,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Man { dir } => man(dir.as_deref()),
-        Command::Inspect | Command::Harvest => Ok(ExitCode::from(exit::INTERNAL)),
+        Command::Inspect | Command::Harvest | Command::VerifyObjects => Ok(ExitCode::from(exit::INTERNAL)),
     }
 }
 

@@ -232,7 +232,7 @@ fn refs(repository: &Repository, state: &mut State) -> io::Result<()> {
         loose.retain(|name, _| is_shown(name.as_str()));
         let host = repository.common.join("packed-refs");
         if loose.len() > MAX_LOOSE {
-            let mut all: Refs = packed(&fs::read(host).unwrap_or_default()).collect();
+            let mut all: Refs = packed(&index::read_or_empty(&host)?).collect();
             all.append(&mut loose);
             write_both((&given, &agreed), &render_packed(&all))?;
         } else {

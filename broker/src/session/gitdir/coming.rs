@@ -119,8 +119,8 @@ pub(super) fn settle(state: &mut State, host_changes: &super::refs::Changes) -> 
 fn settle_index(state: &State, at: usize, entries: Vec<EntryChange>) -> io::Result<()> {
     let Some(tree) = state.trees.get(at).filter(|_| !entries.is_empty()) else { return Ok(()) };
     let path = state.agreed_index(at);
-    let agreed = fs::read(&path).unwrap_or_default();
-    let host = fs::read(tree_directory(state, &tree.within).join("index")).unwrap_or_default();
+    let agreed = index::read_or_empty(&path)?;
+    let host = index::read_or_empty(&tree_directory(state, &tree.within).join("index"))?;
     let Ok(theirs) = index::compare(&agreed, &host, state.format) else { return Ok(()) };
     let landed: Changes = entries
         .into_iter()

@@ -192,6 +192,9 @@ impl Git {
         git.arg("--git-dir").arg(&self.git_dir);
         // The user's own hooks would run for what the session did: `reference-transaction` is one.
         git.args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0"]);
+        // What is said to have moved has moved, also after the power failed. It is git's default from 2.36 on, unless the
+        // user has another; older ones do not know it.
+        git.args(["-c", "core.fsync=reference", "-c", "core.fsyncMethod=fsync"]);
         git
     }
 }

@@ -6,6 +6,9 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
 
 use keyhatch_protocol::{ObjectFormat, ObjectId};
 use serde::{Deserialize, Serialize};
@@ -188,6 +191,18 @@ impl<'a> Entries<'a> {
             at = to;
         }
         found
+    }
+}
+
+/// Reads an index of ours, or packed refs. One that is not there is empty; one that cannot be read is not: taken for that, it
+/// would say that the session or the user added every file.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub(super) fn read_or_empty(path: &Path) -> io::Result<Vec<u8>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
     }
 }
 
@@ -412,8 +427,6 @@ fn short(bytes: &[u8], at: usize) -> Result<u16, IndexError> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::Path;
     use std::process::Command;
 
     use super::*;

@@ -23,7 +23,7 @@ use super::guard::guarded;
 use super::host::tree_directory;
 use super::refs;
 use super::state::{Record, State};
-use super::sync::Round;
+use super::sync::{Children, Round};
 use super::touched::{Touched, Watch};
 use super::{admit, adopt, changes, coming, kept, lock, nested, placeholder, report, untouched};
 use crate::cause::chain;
@@ -281,6 +281,7 @@ impl Work {
             last,
             attempts,
             told: &self.told,
+            children: Children::CONFINED,
         };
         let played = guarded("a round", || round.play()).map_err(Into::into).and_then(|played| played);
         // Also after a failure: what was done until then was done.
@@ -438,6 +439,11 @@ pub fn recover(directory: &Path, finished: impl Fn(&Record, Vec<Section>) + Send
                 }
                 placeholder::adopt(&record.placeholders, &record.session);
                 left.push((path, record));
+            }
+            // One that cannot be read is not one that is not there: what the session committed may be in there alone.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let place = path.display();
+                tracing::error!(%error, %place, "a session's record cannot be read; its directory stays");
             }
             // It died before there was anything to lose.
             Err(_) => {

@@ -17,6 +17,8 @@ mod borrowed;
 mod build;
 mod changes;
 mod coming;
+mod facts;
+mod flush;
 mod guard;
 pub mod harvest;
 mod headlog;
@@ -27,6 +29,8 @@ mod keeper;
 mod kept;
 mod large;
 mod layout;
+#[cfg(test)]
+mod lies;
 mod lock;
 mod mirror;
 pub mod nested;
@@ -41,6 +45,7 @@ mod state;
 mod sync;
 mod touched;
 mod untouched;
+pub mod verify;
 mod watches;
 mod worktree;
 

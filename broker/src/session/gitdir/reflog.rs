@@ -36,8 +36,7 @@ impl LogEntry {
         let (new, rest) = rest.split_once(' ')?;
         let (name, rest) = rest.split_once('<')?;
         let (email, when) = rest.rsplit_once("> ")?;
-        let legal = |c: char| c.is_ascii_digit() || matches!(c, ' ' | '+' | '-');
-        if when.is_empty() || when.len() > 24 || !when.chars().all(legal) || when.starts_with('-') {
+        if !is_time(when) {
             return None;
         }
         Some(Self {
@@ -48,6 +47,18 @@ impl LogEntry {
             when: when.trim().to_owned(),
             message: plain(message.trim(), MAX_MESSAGE),
         })
+    }
+
+    /// Whether it is as [`LogEntry::parse`] makes them: it becomes a line of the host's log, and variables of its git.
+    #[must_use]
+    pub fn is_legal(&self) -> bool {
+        let Self { old, new, name, email, when, message } = self;
+        let tame = |text: &str, most| plain(text, most) == *text;
+        old.format() == new.format()
+            && is_time(when)
+            && tame(name, MAX_NAME)
+            && tame(email, MAX_NAME)
+            && tame(message, MAX_MESSAGE)
     }
 
     /// The lines of a log.
@@ -69,6 +80,12 @@ impl LogEntry {
         let Self { old, new, name, email, when, message } = self;
         format!("{old} {new} {name} <{email}> {when}\t{message}\n")
     }
+}
+
+/// Seconds since the epoch and a zone, as far as git must not take it for something else.
+fn is_time(when: &str) -> bool {
+    let legal = |c: char| c.is_ascii_digit() || matches!(c, ' ' | '+' | '-');
+    !when.is_empty() && when.len() <= 24 && when.chars().all(legal) && !when.starts_with('-')
 }
 
 /// Text of the session that goes into a line, or a variable, of the host's git: one line, nothing that commands.

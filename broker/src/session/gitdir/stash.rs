@@ -5,7 +5,7 @@ use std::io;
 
 use keyhatch_protocol::ObjectId;
 
-use super::harvest::Harvest;
+use super::harvest::{Harvest, Refused};
 use super::host::Git;
 use super::reflog::LogEntry;
 use super::state::State;
@@ -29,6 +29,11 @@ pub(super) fn sync(state: &mut State, harvest: &Harvest, view: &View) -> io::Res
             state.own_stash.remove(&id);
         }
         for entry in entries.iter().filter(|entry| !state.stash.contains(&entry.new)) {
+            if let Some(path) = view.facts.added_beside_head(&entry.new) {
+                let why = format!("it adds a repository of its own inside this one: {path}");
+                state.outcome.refuse(Refused { what: "a stash entry".into(), why });
+                continue;
+            }
             // It is there where a round put it that did not end.
             let left = state.left_stash.contains(&entry.new);
             let there = left && log(view)?.iter().any(|on_host| on_host.new == entry.new);

@@ -20,6 +20,8 @@ use crate::session::told::Tracking;
 
 /// Longest record that is read back.
 const MAX_RECORD: u64 = 256 * 1024 * 1024;
+/// Most things that a report says were refused.
+const MAX_REFUSED: usize = 50;
 
 /// One session's git directories.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -131,6 +133,15 @@ pub struct Outcome {
     pub stashed: usize,
     /// What stays inside.
     pub refused: Vec<Refused>,
+}
+
+impl Outcome {
+    /// Takes note of something that stays inside, once, and as much as a report has room for.
+    pub(super) fn refuse(&mut self, refused: Refused) {
+        if !self.refused.contains(&refused) && self.refused.len() < MAX_REFUSED {
+            self.refused.push(refused);
+        }
+    }
 }
 
 /// How a ref of the host moved.

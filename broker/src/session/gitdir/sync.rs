@@ -6,19 +6,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use keyhatch_protocol::{ObjectId, RefName, SessionId};
 use thiserror::Error;
 
-use super::admit::admit;
+use super::admit::{Import, ImportError};
 use super::beneath::Beneath;
+use super::facts::{Clean, Facts, Question};
+use super::flush::flush_paths;
 use super::guard::Panicked;
-use super::harvest::{Harvest, HarvestError, Order, RefChange, Refused, TreeOrder, about, harvest};
+use super::harvest::{Agreed, Harvest, HarvestError, Order, RefChange, Refused, TreeOrder, check, harvest};
 use super::host::{self, Git, HostError, tree_directory};
+use super::index;
 use super::reflog::{LogEntry, path};
 use super::refs::{Changes, Head, Refs};
 use super::state::{Moved, Parked, State};
+use super::verify::{VerifyError, VerifyRequest, verify};
 use super::{added, coming, headlog, large, mirror, stash, worktree};
 use crate::inspect::Limits;
 use crate::session::told::Told;
@@ -27,10 +31,10 @@ use crate::session::told::Told;
 const PATIENCE: u8 = 5;
 /// More refs than these move in calls of many, without a log entry of their own.
 const BATCH: usize = 16;
+/// Most worktrees of a repository.
+const MAX_WORKTREES: usize = 10_000;
 /// Where what is known of upstreams is kept.
 const REMOTES: &str = "refs/remotes/";
-/// Most things that a report says were refused.
-const MAX_REFUSED: usize = 50;
 
 /// A round could not be completed. The next one tries again.
 #[derive(Debug, Error)]
@@ -41,6 +45,9 @@ pub enum SyncError {
     /// A directory of the host's, or ours.
     #[error("the repository's git directory cannot be read or written")]
     Io(#[from] io::Error),
+    /// The session's new objects were not taken.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// Neither: a panic.
     #[error(transparent)]
     Panicked(#[from] Panicked),
@@ -62,6 +69,32 @@ pub struct Round<'r> {
     pub attempts: &'r mut BTreeMap<RefName, u8>,
     /// What upstreams said.
     pub told: &'r Told,
+    /// Who reads hostile bytes.
+    pub children: Children<'r>,
+}
+
+/// Holds an answer against what was asked, and returns what both sides agreed that the refs are which it names.
+pub type Check<'c> = &'c dyn Fn(&Harvest) -> Result<Refs, HarvestError>;
+
+/// The confined children that a round asks.
+#[derive(Clone, Copy)]
+pub struct Children<'c> {
+    /// Gathers what the session changed.
+    pub harvest: &'c dyn Fn(&Order, Check<'_>) -> Result<(Harvest, Refs), HarvestError>,
+    /// Reads new objects once more.
+    pub verify: &'c dyn Fn(&VerifyRequest) -> Result<(), VerifyError>,
+}
+
+impl Children<'static> {
+    /// Those that are confined.
+    pub const CONFINED: Self = Self { harvest: &harvested, verify: &verify };
+}
+
+fn harvested(order: &Order, check: Check<'_>) -> Result<(Harvest, Refs), HarvestError> {
+    harvest(order)?.check(|harvest| {
+        let before = check(&harvest)?;
+        Ok((harvest, before))
+    })
 }
 
 /// Both sides, as a round sees them.
@@ -78,6 +111,8 @@ pub(super) struct View {
     pub(super) elsewhere: BTreeSet<RefName>,
     /// The `HEAD` of each of the session's worktrees on the host.
     pub(super) host_heads: Vec<Option<Head>>,
+    /// What the session's changes would do, as far as it is known by now.
+    pub(super) facts: Facts,
 }
 
 impl Round<'_> {
@@ -86,7 +121,7 @@ impl Round<'_> {
     /// # Errors
     /// When a side cannot be read or written; what was done until then is noted in the state.
     pub fn play(&mut self) -> Result<bool, SyncError> {
-        let before = self.state.clone();
+        let first = self.state.clone();
         added::adopt(self.state, self.project)?;
         let mut view = self.look()?;
         let found = self.state.clone();
@@ -96,7 +131,12 @@ impl Round<'_> {
         }
         let stamps = worktree::stamps(self.state);
         let order = self.order(&view)?;
-        let harvested = harvest(&order)?.check(|harvest| about(&order, harvest))?;
+        let before = |harvest: &Harvest| {
+            self.state.base.values(&view.start, harvest.refs.iter().map(|change| &change.name))
+        };
+        let check =
+            |harvest: &Harvest| self.check(&order, harvest, &before(harvest)).map(|()| before(harvest));
+        let (mut harvested, before) = (self.children.harvest)(&order, &check)?;
         coming::note(self.state, &harvested)?;
         // Before the commits that name them.
         let (refused, large) = large::bring(self.state, self.limits.pack_bytes)?;
@@ -104,9 +144,14 @@ impl Round<'_> {
             let why = "its content has another name, or is larger than the policy allows".to_owned();
             self.refuse(Refused { what: "a large file of git-lfs".into(), why });
         }
-        let store = self.state.stores.first().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        let bytes = admit(&order.quarantine, &harvested.objects, store)?;
+        let clean = Clean::make(self.state)?;
+        let bytes = self.import(&order, &harvested, &clean)?;
         self.state.brought = self.state.brought.saturating_add(bytes + large);
+        view.facts = Question { order: &order, harvest: &harvested, before: &before }.answer(&clean)?;
+        for tree in &mut harvested.trees {
+            // The host's fsck would miss what its log names and its store has not.
+            tree.log.retain(|entry| view.facts.has(&entry.new));
+        }
         self.note_refused(&harvested.refused);
         self.take_refs(&view, &harvested);
         mirror::refs(self.state, &view, &harvested)?;
@@ -115,7 +160,64 @@ impl Round<'_> {
             headlog::tell(self.state, at, &harvested, self.session)?;
         }
         stash::sync(self.state, &harvested, &view)?;
-        Ok(*self.state != before)
+        self.flush(&first)?;
+        Ok(*self.state != first)
+    }
+
+    /// Holds what the child answered against what it was asked.
+    fn check(&self, order: &Order, harvest: &Harvest, before: &Refs) -> Result<(), HarvestError> {
+        let submodules = |at: usize| {
+            let agreed = index::read_or_empty(&self.state.agreed_index(at))?;
+            let links = index::gitlinks(&agreed, self.state.format).map_err(io::Error::other)?;
+            Ok(links.into_iter().collect())
+        };
+        check(order, harvest, &Agreed { refs: before, submodules: &submodules })
+    }
+
+    fn import(&self, order: &Order, harvest: &Harvest, clean: &Clean) -> Result<u64, SyncError> {
+        let store = self.state.stores.first().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let import = Import {
+            quarantine: &order.quarantine,
+            files: &harvest.objects,
+            store,
+            format: self.state.format,
+            limits: self.limits,
+            clean,
+            verify: self.children.verify,
+        };
+        Ok(import.run()?)
+    }
+
+    /// Has the disk take the names of the refs that moved since: git flushes their files, and a file without its name is
+    /// lost with the power.
+    fn flush(&self, before: &State) -> io::Result<()> {
+        let (common, now, then) = (&self.state.common, &self.state.outcome, &before.outcome);
+        let moved = now.moved.iter().filter(|(name, moved)| then.moved.get(*name) != Some(moved));
+        let parked = now.parked.iter().filter(|(name, parked)| then.parked.get(*name) != Some(parked));
+        let names = moved.map(|(name, _)| name).chain(parked.map(|(name, _)| name));
+        let (mut directories, mut files) = (BTreeSet::new(), BTreeSet::new());
+        for name in names {
+            // git before 2.36 leaves it to the file system.
+            files.insert(common.join(name.as_str()));
+            let mut parents = Path::new(name.as_str()).ancestors().skip(1);
+            // A directory that was made for it has a name too.
+            directories.extend(parents.by_ref().map(|parent| common.join(parent)));
+        }
+        if before.stash != self.state.stash {
+            directories.extend(["refs", "logs/refs"].map(|directory| common.join(directory)));
+            files.extend(["refs/stash", "logs/refs/stash"].map(|file| common.join(file)));
+        }
+        for (tree, then) in self.state.trees.iter().zip(&before.trees) {
+            if tree.head != then.head {
+                directories.insert(tree_directory(self.state, &tree.within));
+                files.insert(tree_directory(self.state, &tree.within).join("HEAD"));
+            }
+        }
+        if self.state.reftable && !directories.is_empty() {
+            directories.insert(common.join("reftable"));
+        }
+        flush_paths(files.iter().map(PathBuf::as_path))?;
+        flush_paths(directories.iter().map(PathBuf::as_path))
     }
 
     fn look(&self) -> Result<View, SyncError> {
@@ -130,9 +232,10 @@ impl Round<'_> {
         host_changes
             .retain(|name, _| !name.as_str().starts_with("refs/keyhatch/") && name.as_str() != "refs/stash");
         let host_heads = self.state.trees.iter().map(|tree| worktree::host_head(self.state, tree)).collect();
-        let elsewhere = elsewhere(self.state, &host);
+        let elsewhere = elsewhere(self.state, &host)?;
         let inside = Beneath::hostile(&self.state.session())?;
-        Ok(View { start, host, inside, host_changes, elsewhere, host_heads })
+        let facts = Facts::default();
+        Ok(View { start, host, inside, host_changes, elsewhere, host_heads, facts })
     }
 
     fn order(&self, view: &View) -> io::Result<Order> {
@@ -178,11 +281,16 @@ impl Round<'_> {
         }
     }
 
+    /// What both sides agreed that a ref is.
+    fn agreed(&self, view: &View, name: &RefName) -> Option<ObjectId> {
+        self.state.base.values(&view.start, std::iter::once(name)).remove(name)
+    }
+
     /// What a ref of the host was when the round began.
     fn host_value(&self, view: &View, name: &RefName) -> Option<ObjectId> {
         match view.host_changes.get(name) {
             Some(id) => id.clone(),
-            None => self.state.base.values(&view.start, std::iter::once(name)).remove(name),
+            None => self.agreed(view, name),
         }
     }
 
@@ -202,7 +310,7 @@ impl Round<'_> {
                 continue;
             }
             let Some(new) = &change.new else {
-                self.take_deletion(change, old.as_ref());
+                self.take_deletion(view, change, old.as_ref());
                 continue;
             };
             if self.is_of_no_remote(&change.name) {
@@ -243,7 +351,16 @@ impl Round<'_> {
     /// Why a ref of the host must not be moved like this; none where it may.
     fn objection(&self, view: &View, change: &RefChange, old: Option<&ObjectId>) -> Option<String> {
         let name = &change.name;
-        if let Some(path) = change.submodules.first() {
+        let new = change.new.as_ref()?;
+        let checked_out =
+            ["refs/heads/", "refs/tags/"].iter().any(|prefix| name.as_str().starts_with(prefix));
+        let floor = self.state.floors.get(name).cloned();
+        let floor = view.host_changes.get(name).cloned().or(floor).unwrap_or_else(|| self.agreed(view, name));
+        let added = match &floor {
+            Some(floor) => view.facts.added_submodule(new, Some(floor)),
+            None => view.facts.added_beside_head(new),
+        };
+        if let Some(path) = added.filter(|_| checked_out) {
             return Some(format!("it adds a repository of its own inside this one: {path}"));
         }
         if view.elsewhere.contains(name) {
@@ -253,10 +370,9 @@ impl Round<'_> {
             return Some("the host has this tag already".into());
         }
         if name.as_str().starts_with(REMOTES) {
-            let new = change.new.as_ref()?;
             return (!self.is_told(name, new)).then(|| "upstream did not say that it has this".into());
         }
-        (!change.descends).then(|| "it does not go on from what is on the host".into())
+        (!view.facts.descends(name)).then(|| "it does not go on from what is on the host".into())
     }
 
     /// Whether an upstream said what this remote-tracking branch says: a session's word for it would move what the user
@@ -324,9 +440,9 @@ impl Round<'_> {
         }
     }
 
-    fn take_deletion(&mut self, change: &RefChange, old: Option<&ObjectId>) {
+    fn take_deletion(&mut self, view: &View, change: &RefChange, old: Option<&ObjectId>) {
         let Some(old) = old else { return self.agree(&change.name, None) };
-        if change.descends && Git::of(self.state).delete(&change.name, old).is_ok() {
+        if view.facts.descends(&change.name) && Git::of(self.state).delete(&change.name, old).is_ok() {
             self.moved(&change.name, Some(old), None);
         } else {
             self.state.settled.insert(change.name.clone(), None);
@@ -406,10 +522,7 @@ impl Round<'_> {
     }
 
     pub(super) fn refuse(&mut self, refused: Refused) {
-        let list = &mut self.state.outcome.refused;
-        if !list.contains(&refused) && list.len() < MAX_REFUSED {
-            list.push(refused);
-        }
+        self.state.outcome.refuse(refused);
     }
 }
 
@@ -435,14 +548,14 @@ fn unsigned(new: &ObjectId) -> LogEntry {
 }
 
 /// The branches that other worktrees of the repository are on: moved under them, they would look as if undone.
-fn elsewhere(state: &State, host: &Beneath) -> BTreeSet<RefName> {
+fn elsewhere(state: &State, host: &Beneath) -> io::Result<BTreeSet<RefName>> {
     let ours: BTreeSet<&str> = state.trees.iter().map(|tree| tree.within.as_str()).collect();
-    let names = host.list("worktrees", 10_000).unwrap_or_default();
+    let names = host.list("worktrees", MAX_WORKTREES)?;
     let linked = names.iter().filter_map(|e| Some(format!("worktrees/{}", e.name.to_str()?)));
     let all = linked.chain(std::iter::once(".".to_owned())).filter(|within| !ours.contains(within.as_str()));
     let bare = |within: &str| within == "." && !state.common.join("index").exists();
     let heads = all
         .filter(|within| !bare(within))
         .filter_map(|within| host::head(&tree_directory(state, &within), state.reftable));
-    heads.filter_map(|head| branch(Some(&head)).cloned()).collect()
+    Ok(heads.filter_map(|head| branch(Some(&head)).cloned()).collect())
 }

@@ -74,7 +74,7 @@ pub(super) fn sync(
     // In the middle of a rebase neither side is told: the branch moves when it ends.
     let still = side.found.busy || host_busy;
     match &inside {
-        Some(head) if inside != tree.head && host == tree.head && !still => {
+        Some(head) if inside != tree.head && host == tree.head && !still && may_follow(round, view, head) => {
             follow(round, view, (side.at, head), (side.found, change));
         }
         _ => {
@@ -102,6 +102,15 @@ pub(super) fn sync(
         both_indexes(round, view, harvest, (&tree, &directory, &side))?;
     }
     Ok(())
+}
+
+/// Whether the host's `HEAD` may go to a commit: one on no branch can bring a repository of the session's as well.
+fn may_follow(round: &mut Round<'_>, view: &View, head: &Head) -> bool {
+    let Head::Detached(id) = head else { return true };
+    let Some(path) = view.facts.added_beside_head(id).map(str::to_owned) else { return true };
+    let why = format!("it adds a repository of its own inside this one: {path}");
+    round.refuse(Refused { what: "HEAD".into(), why });
+    false
 }
 
 /// Keeps what a session that ended in the middle of something was at.
@@ -172,13 +181,7 @@ fn follow(
 /// A new branch as it began: made first, so that the log of `HEAD` tells what was done on it afterwards.
 fn beginning(change: &RefChange) -> Option<RefChange> {
     let first = change.log.first().filter(|entry| entry.old.is_zero() && change.log.len() > 1)?;
-    Some(RefChange {
-        name: change.name.clone(),
-        new: Some(first.new.clone()),
-        descends: true,
-        submodules: Vec::new(),
-        log: vec![first.clone()],
-    })
+    Some(RefChange { name: change.name.clone(), new: Some(first.new.clone()), log: vec![first.clone()] })
 }
 
 fn set_agreed(round: &mut Round<'_>, at: usize, head: Head) {
@@ -199,8 +202,8 @@ fn both_indexes(
     }
     let format = round.state.format;
     let agreed_path = round.state.agreed_index(side.at);
-    let agreed = fs::read(&agreed_path).unwrap_or_default();
-    let host = fs::read(directory.join("index")).unwrap_or_default();
+    let agreed = index::read_or_empty(&agreed_path)?;
+    let host = index::read_or_empty(&directory.join("index"))?;
     let Ok(theirs) = index::compare(&agreed, &host, format) else { return Ok(()) };
     let ours: Changes =
         side.found.index.iter().map(|c| ((c.path.clone(), c.stage), c.tracked.clone())).collect();

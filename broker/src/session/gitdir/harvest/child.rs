@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use keyhatch_cage::{Cage, Limits, Work, WorkError};
 use keyhatch_protocol::{ObjectId, RefName};
 
+use super::check::{is_entry, is_followed, is_log_entry, is_taken};
 use super::objects::{Store, Wanted};
-use super::{EntryChange, Harvest, Order, RefChange, Refused, TreeOrder, TreeState, is_taken};
+use super::{EntryChange, Harvest, LOG_TAIL, MAX_REFS, Order, RefChange, Refused, TreeOrder, TreeState};
 use crate::session::gitdir::beneath::Beneath;
 use crate::session::gitdir::index::{self, MAX_INDEX};
 use crate::session::gitdir::reflog::LogEntry;
@@ -17,12 +18,8 @@ use crate::session::gitdir::refs::{Changes, Head, Refs};
 
 /// Most bytes of an order.
 const MAX_ORDER: u64 = 64 * 1024 * 1024;
-/// Refs that one session may make: nobody who works makes more, and each one costs the host.
-const MAX_REFS: usize = 10_000;
 /// Largest reflog that is read.
 pub(in super::super) const MAX_LOG: u64 = 16 * 1024 * 1024;
-/// Entries of a log that are carried over at once: a rebase of hundreds of commits fits.
-const LOG_TAIL: usize = 1000;
 /// Files that say that git is in the middle of something.
 pub(in super::super) const BUSY: &[&str] = &[
     "rebase-merge",
@@ -59,6 +56,12 @@ fn work() -> Result<(), WorkError> {
     work.answer(&harvest)
 }
 
+/// What [`main`] answers, without confinement.
+#[cfg(test)]
+pub(in super::super) fn honest(order: &Order) -> Result<Harvest, super::HarvestError> {
+    Ok(gather(order)?)
+}
+
 fn gather(order: &Order) -> io::Result<Harvest> {
     let side = Beneath::hostile(&order.session)?;
     let start = fs::read(order.agreed.join("packed-refs"))?;
@@ -67,13 +70,15 @@ fn gather(order: &Order) -> io::Result<Harvest> {
     let before = order.base.values(&start, changed.keys());
     let changed = unsettled(order, changed, &before, &mut harvest);
     harvest.stash = stash(order, &side);
-    harvest.trees =
-        order.trees.iter().enumerate().map(|(at, tree)| tree_state(order, &side, (at, tree))).collect();
+    let trees = order.trees.iter().enumerate().map(|(at, tree)| tree_state(order, &side, (at, tree)));
+    harvest.trees = trees.collect::<io::Result<_>>()?;
     let mut store = Store::make(order)?;
     store.knows(before.values().chain(order.floors.values().flatten()));
-    let wanted = wanted(&mut store, &side, &changed, &harvest);
+    let wanted = wanted(order, (&mut store, &side), &changed, &harvest);
     let missing = store.bring(&wanted, &mut harvest)?;
-    describe(order, &before, (&store, &side), changed, &missing, &mut harvest);
+    let whole = changed.into_iter().filter(|(name, _)| !missing.contains(name.as_str()));
+    harvest.refs =
+        whole.map(|(name, new)| RefChange { log: log_of(order, &side, &name), name, new }).collect();
     if missing.contains("stash") {
         harvest.stash = None;
     }
@@ -95,7 +100,9 @@ fn gather(order: &Order) -> io::Result<Harvest> {
 /// before, may change; how many new ones a session may make is counted over all its rounds.
 fn unsettled(order: &Order, changed: Changes, before: &Refs, harvest: &mut Harvest) -> Changes {
     let open = |name: &RefName, new: &Option<ObjectId>| order.settled.get(name) != Some(new);
-    let open = changed.into_iter().filter(|(name, new)| is_taken(name) && open(name, new));
+    let named =
+        |new: &Option<ObjectId>| new.as_ref().is_none_or(|id| id.format() == order.format && !id.is_zero());
+    let open = changed.into_iter().filter(|(name, new)| is_taken(name) && named(new) && open(name, new));
     let (mut taken, new): (Changes, Changes) =
         open.partition(|(name, _)| before.contains_key(name) || order.floors.contains_key(name));
     let room = MAX_REFS.saturating_sub(order.made);
@@ -113,58 +120,67 @@ fn unsettled(order: &Order, changed: Changes, before: &Refs, harvest: &mut Harve
 /// The stash is a log: its ref alone is the newest entry.
 fn stash(order: &Order, side: &Beneath) -> Option<Vec<LogEntry>> {
     let log = side.read("logs/refs/stash", MAX_LOG).ok()?.unwrap_or_default();
-    let entries = LogEntry::tail(&log, LOG_TAIL);
+    let entries = tail(order, &log, LOG_TAIL);
     let ids: Vec<&ObjectId> = entries.iter().map(|entry| &entry.new).collect();
     (ids != order.stash.iter().collect::<Vec<_>>()).then_some(entries)
 }
 
-fn tree_state(order: &Order, side: &Beneath, (at, tree): (usize, &TreeOrder)) -> TreeState {
+fn tree_state(order: &Order, side: &Beneath, (at, tree): (usize, &TreeOrder)) -> io::Result<TreeState> {
     let within =
         |name: &str| if tree.within == "." { name.to_owned() } else { format!("{}/{name}", tree.within) };
     let log = side.read(&within("logs/HEAD"), MAX_LOG).ok().flatten().unwrap_or_default();
     let logged = LogEntry::lines(&log).count();
     let mut state = TreeState {
-        head: Head::read(side, &within("HEAD")),
+        head: Head::read(side, &within("HEAD")).filter(is_followed).filter(|head| match head {
+            Head::Detached(id) => id.format() == order.format,
+            Head::Branch(_) => true,
+        }),
         // A log that became shorter was pruned: nothing in it is new.
-        log: LogEntry::tail(&log, logged.saturating_sub(tree.logged).min(LOG_TAIL)),
+        log: tail(order, &log, logged.saturating_sub(tree.logged).min(LOG_TAIL)),
         logged,
         busy: BUSY.iter().any(|name| side.has(&within(name))),
         ..TreeState::default()
     };
-    let before = fs::read(order.agreed.join(format!("index-{at}"))).unwrap_or_default();
+    let before = index::read_or_empty(&order.agreed.join(format!("index-{at}")))?;
     let now = match side.read(&within("index"), MAX_INDEX) {
         Ok(now) => now.unwrap_or_default(),
         Err(_) => {
             state.index_refused = Some("it cannot be read".into());
-            return state;
+            return Ok(state);
         }
     };
     match index::compare(&before, &now, order.format) {
         Err(error) => state.index_refused = Some(error.to_string()),
         Ok(changes) => {
-            let submodules = index::gitlinks(&before, order.format).unwrap_or_default();
+            let submodules = index::gitlinks(&before, order.format).map_err(io::Error::other)?;
             for ((path, stage), tracked) in changes {
-                let legal = tracked.is_none() || index::is_harmless_path(&path);
                 // A submodule that the session made is a repository that it configured: the host's git would go
                 // into it and do what that says.
                 let link = tracked.as_ref().is_some_and(|tracked| tracked.mode == index::GITLINK);
-                if legal && (!link || submodules.contains(&path)) {
-                    state.index.push(EntryChange { path, stage, tracked });
+                let known = !link || submodules.contains(&path);
+                let change = EntryChange { path, stage, tracked };
+                if known && is_entry(&change) {
+                    state.index.push(change);
                 }
             }
         }
     }
-    state
+    Ok(state)
 }
 
 /// What must come, in groups that are taken or refused each for itself.
-fn wanted(store: &mut Store, side: &Beneath, changed: &Changes, harvest: &Harvest) -> Vec<Wanted> {
+fn wanted(
+    order: &Order,
+    (store, side): (&mut Store, &Beneath),
+    changed: &Changes,
+    harvest: &Harvest,
+) -> Vec<Wanted> {
     let mut wanted = Vec::new();
     for (name, new) in changed {
         let Some(new) = new else { continue };
         // What was amended away is in the log, and the host's log will name it too. Where the log names what the host
         // has, the walk can stop.
-        let log = log_of(side, name);
+        let log = log_of(order, side, name);
         store.knows(log.iter().flat_map(|entry| [&entry.old, &entry.new]));
         let may = log.into_iter().rev().map(|entry| entry.new).take_while(|id| !store.has(id)).collect();
         wanted.push(Wanted { what: name.to_string(), must: vec![new.clone()], may });
@@ -197,35 +213,14 @@ fn wanted(store: &mut Store, side: &Beneath, changed: &Changes, harvest: &Harves
     wanted
 }
 
-fn log_of(side: &Beneath, name: &RefName) -> Vec<LogEntry> {
+fn log_of(order: &Order, side: &Beneath, name: &RefName) -> Vec<LogEntry> {
     let log = side.read(&format!("logs/{name}"), MAX_LOG).ok().flatten().unwrap_or_default();
-    LogEntry::tail(&log, LOG_TAIL)
+    tail(order, &log, LOG_TAIL)
 }
 
-/// Says of every ref whose objects are there what it would do.
-fn describe(
-    order: &Order,
-    before: &Refs,
-    (store, side): (&Store, &Beneath),
-    changed: Changes,
-    missing: &BTreeSet<String>,
-    harvest: &mut Harvest,
-) {
-    for (name, new) in changed {
-        if missing.contains(name.as_str()) {
-            continue;
-        }
-        let floor = order.floors.get(&name).cloned().unwrap_or_else(|| before.get(&name).cloned());
-        let log = log_of(side, &name);
-        let (descends, submodules) = match &new {
-            None => (floor.is_none(), Vec::new()),
-            Some(new) => {
-                let from = floor.as_ref().or(order.anchor.as_ref());
-                let checked_out = ["refs/heads/", "refs/tags/"].iter().any(|p| name.as_str().starts_with(p));
-                let submodules = if checked_out { store.new_submodules(from, new) } else { Vec::new() };
-                (floor.as_ref().is_none_or(|floor| store.descends(floor, new)), submodules)
-            }
-        };
-        harvest.refs.push(RefChange { name, new, descends, submodules, log });
-    }
+/// The end of a log, without lines that say nothing to the host's git.
+fn tail(order: &Order, log: &[u8], most: usize) -> Vec<LogEntry> {
+    let mut entries = LogEntry::tail(log, most);
+    entries.retain(|entry| is_log_entry(entry, order.format));
+    entries
 }

@@ -4,11 +4,13 @@
 //! entries), and objects that git's own checks accepted, in a quarantine. No git ever runs *in* the session's
 //! directory, none obeys its configuration, and the process that holds secrets reads none of it.
 
+mod check;
 mod child;
 mod objects;
 mod order;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,9 +24,17 @@ use super::reflog::LogEntry;
 use super::refs::{Base, Head};
 use crate::inspect::Limits;
 
+pub(super) use check::{Agreed, Misreport, check};
+#[cfg(test)]
+pub(super) use child::honest;
 pub use child::main as child_main;
 pub(super) use child::{BUSY, MAX_LOG};
+pub(super) use objects::{PROMISED, bare};
 
+/// Refs that one session may make: nobody who works makes more, and each one costs the host.
+const MAX_REFS: usize = 10_000;
+/// Entries of a log that are carried over at once: a rebase of hundreds of commits fits.
+const LOG_TAIL: usize = 1000;
 /// Longest harvest: a pack at the default limit takes well under one.
 const HARVESTS: Duration = Duration::from_secs(5 * 60);
 /// Most bytes of an answer.
@@ -94,18 +104,14 @@ pub struct Harvest {
     pub refused: Vec<Refused>,
 }
 
-/// One ref that the session changed.
+/// One ref that the session changed. What that would do is not asked of the child: see [`super::facts`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RefChange {
-    /// Which.
+    /// Its name.
     pub name: RefName,
     /// To what; none when it was deleted.
     pub new: Option<ObjectId>,
-    /// Whether it goes on from where it may not go back.
-    pub descends: bool,
-    /// Submodules that it adds.
-    pub submodules: Vec<String>,
     /// The end of its log.
     pub log: Vec<LogEntry>,
 }
@@ -156,38 +162,19 @@ pub enum HarvestError {
     /// The child gave no answer, most likely at one of its limits.
     #[error("the session's git directory cannot be read")]
     Silent(#[from] ChildError),
-    /// What the child said is not about what it was asked.
-    #[error("what was read of the session's git directory cannot be: {what}")]
-    Unbelievable {
-        /// What.
-        what: &'static str,
-    },
+    /// What it answered is not what it was asked.
+    #[error(transparent)]
+    Misreported(#[from] Misreport),
+    /// A file of ours that an answer is held against cannot be read.
+    #[error("what was agreed on with the host cannot be read")]
+    Agreed(#[from] io::Error),
 }
 
-/// Gathers in a confined child, and waits for it.
+/// Gathers in a confined child, and waits for it. What it answers is to be [checked](check) before anything is done.
 ///
 /// # Errors
 /// When the child did not answer.
 pub fn harvest(order: &Order) -> Result<Untrusted<Harvest>, HarvestError> {
     let program = Program { path: "/proc/self/exe".into(), task: "harvest", max_answer: MAX_ANSWER };
     Ok(Child::run(&program, order, &[], HARVESTS)?)
-}
-
-/// Holds what was gathered against what was asked.
-pub(super) fn about(order: &Order, harvest: Harvest) -> Result<Harvest, HarvestError> {
-    if harvest.trees.len() != order.trees.len() {
-        return Err(HarvestError::Unbelievable { what: "other worktrees" });
-    }
-    if harvest.refs.iter().any(|change| !is_taken(&change.name)) {
-        return Err(HarvestError::Unbelievable { what: "a ref that stays inside" });
-    }
-    Ok(harvest)
-}
-
-/// Refs that come back. `refs/replace` would change what the host's objects say; the rest is git's own scaffolding. jj
-/// keeps what its operation log names, which lies in the project, by refs of its own: without them the host's jj would
-/// miss its working copy's commit.
-fn is_taken(name: &RefName) -> bool {
-    let taken = ["refs/heads/", "refs/tags/", "refs/notes/", "refs/remotes/", "refs/jj/keep/"];
-    taken.iter().any(|prefix| name.as_str().starts_with(prefix))
 }

@@ -2,8 +2,10 @@
 //! stranger, and complete with what the host has. Everything is named by its content from here on.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,14 +20,12 @@ use crate::inspect::quarantine::git;
 const UNPACK_LIMIT: u64 = 100;
 /// Most commits that a walk is told to stop at: more would cost more than they save.
 const MAX_KNOWN: usize = 256;
-/// Most submodules that are named.
-const MAX_NAMED: usize = 20;
 /// Refs that are tried one by one when all together are refused.
 const MAX_SINGLE: usize = 64;
 
 /// In a partial clone, what a pack of the host's promisor leads to may be missing, and nothing else. The session's own
 /// packs promise nothing: completeness is looked at where they are not.
-const PROMISED: &str = "--missing=allow-promisor";
+pub(in super::super) const PROMISED: &str = "--missing=allow-promisor";
 
 /// One thing that is taken whole or not at all.
 pub(super) struct Wanted {
@@ -41,6 +41,9 @@ pub(super) struct Wanted {
 pub(super) struct Store {
     /// Borrows from the session and the host: what is packed is read through this.
     source: PathBuf,
+    /// The session's own object store, and the host's.
+    session: PathBuf,
+    host: Vec<PathBuf>,
     /// Borrows from the host alone, and has what was found whole.
     admitted: PathBuf,
     /// Borrows from both: a pack waits here until it was checked.
@@ -82,6 +85,8 @@ impl Store {
         Ok(Self {
             offered,
             source,
+            session: order.session.join("objects"),
+            host: order.objects.clone(),
             repository,
             admitted,
             candidate,
@@ -157,7 +162,10 @@ impl Store {
             "--quiet",
             "--delta-base-offset",
         ]);
-        packer.arg("--no-use-bitmap-index");
+        // Nothing that the host has: a second copy of it would be one that git might find first.
+        packer.args(["--no-use-bitmap-index", "--local"]);
+        packer.env("GIT_OBJECT_DIRECTORY", &self.session);
+        packer.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", alternates(&self.host));
         if self.partial {
             packer.arg(PROMISED);
         }
@@ -251,7 +259,8 @@ impl Store {
                 return Ok(None);
             }
         }
-        let ordered = order::needed_first(&loose).map_err(io::Error::other)?;
+        // libgit2 reads less than git does: what it cannot read comes as a pack.
+        let Ok(ordered) = order::needed_first(&loose) else { return Ok(None) };
         let file = |id: &str| format!("loose/objects/{}/{}", &id[..2], &id[2..]);
         Ok(Some(ordered.iter().map(|oid| file(&oid.to_string())).collect()))
     }
@@ -275,41 +284,14 @@ impl Store {
         let odb = self.repository.odb();
         self.oid(id).zip(odb.ok()).is_some_and(|(oid, odb)| odb.exists(oid))
     }
-
-    /// Whether `new` goes on from `floor`.
-    pub(super) fn descends(&self, floor: &ObjectId, new: &ObjectId) -> bool {
-        if floor == new {
-            return true;
-        }
-        let pair = self.oid(new).zip(self.oid(floor));
-        pair.is_some_and(|(new, floor)| self.repository.graph_descendant_of(new, floor).unwrap_or(false))
-    }
-
-    /// The submodules that a commit has and an earlier one has not.
-    pub(super) fn new_submodules(&self, from: Option<&ObjectId>, new: &ObjectId) -> Vec<String> {
-        let tree = |id: &ObjectId| {
-            let object = self.repository.find_object(self.oid(id)?, None).ok()?;
-            object.peel_to_tree().ok()
-        };
-        let Some(to) = tree(new) else { return Vec::new() };
-        let from = from.and_then(tree);
-        let Ok(diff) = self.repository.diff_tree_to_tree(from.as_ref(), Some(&to), None) else {
-            return vec!["(the trees cannot be compared)".into()];
-        };
-        let links = diff.deltas().filter(|delta| {
-            delta.new_file().mode() == git2::FileMode::Commit
-                && delta.old_file().mode() != git2::FileMode::Commit
-        });
-        let paths = links.filter_map(|delta| delta.new_file().path().map(Path::to_owned));
-        paths
-            .map(|path| keyhatch_protocol::text::shown_name(&path.to_string_lossy()))
-            .take(MAX_NAMED)
-            .collect()
-    }
 }
 
 /// A bare repository with nothing in it, whose configuration is ours.
-fn bare(path: &Path, (format, partial): (ObjectFormat, bool), stores: &[PathBuf]) -> io::Result<()> {
+pub(in super::super) fn bare(
+    path: &Path,
+    (format, partial): (ObjectFormat, bool),
+    stores: &[PathBuf],
+) -> io::Result<()> {
     fs::create_dir_all(path.join("objects/info"))?;
     fs::create_dir_all(path.join("objects/pack"))?;
     fs::create_dir_all(path.join("refs"))?;
@@ -328,6 +310,22 @@ fn bare(path: &Path, (format, partial): (ObjectFormat, bool), stores: &[PathBuf]
     fs::write(path.join("config"), config)?;
     let alternates: String = stores.iter().map(|store| format!("{}\n", store.display())).collect();
     fs::write(path.join("objects/info/alternates"), alternates)
+}
+
+/// Object stores as git's environment lists them: quoted, since a path may have a colon.
+fn alternates(stores: &[PathBuf]) -> OsString {
+    let mut list = Vec::new();
+    for store in stores {
+        list.extend(if list.is_empty() { &b"\""[..] } else { b":\"" });
+        for byte in store.as_os_str().as_bytes() {
+            if matches!(byte, b'"' | b'\\') {
+                list.push(b'\\');
+            }
+            list.push(*byte);
+        }
+        list.push(b'"');
+    }
+    OsString::from_vec(list)
 }
 
 /// The number of objects in a pack's index, gitformat-pack(5): the last of its 256 counts.
