@@ -42,3 +42,11 @@ pub(super) fn flush_paths<'p>(paths: impl Iterator<Item = &'p Path>) -> io::Resu
     }
     flush_files(opened.iter())
 }
+
+/// Flushes everything that a file system has, by a directory in it.
+///
+/// # Errors
+/// When it cannot be opened, or the disk did not take something.
+pub(super) fn flush_file_system(directory: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(directory)?)?)
+}

@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::admit::{Import, ImportError};
 use super::beneath::Beneath;
 use super::facts::{Clean, Facts, Question};
-use super::flush::flush_paths;
+use super::flush::{flush_file_system, flush_paths};
 use super::guard::Panicked;
 use super::harvest::{Agreed, Harvest, HarvestError, Order, RefChange, Refused, TreeOrder, check, harvest};
 use super::host::{self, Git, HostError, tree_directory};
@@ -31,6 +31,8 @@ use crate::session::told::Told;
 const PATIENCE: u8 = 5;
 /// More refs than these move in calls of many, without a log entry of their own.
 const BATCH: usize = 16;
+/// More refs than these are flushed with all else that their file system has: one by one they take longer.
+const MAX_FLUSHED: usize = 64;
 /// Most worktrees of a repository.
 const MAX_WORKTREES: usize = 10_000;
 /// Where what is known of upstreams is kept.
@@ -215,6 +217,9 @@ impl Round<'_> {
         }
         if self.state.reftable && !directories.is_empty() {
             directories.insert(common.join("reftable"));
+        }
+        if files.len() > MAX_FLUSHED {
+            return flush_file_system(common);
         }
         flush_paths(files.iter().map(PathBuf::as_path))?;
         flush_paths(directories.iter().map(PathBuf::as_path))
