@@ -287,7 +287,7 @@ fn each_certificate_is_asked_for_with_its_pushee_refs_and_nonce_and_counts_for_n
         assert!(people.contains(&line), "{line}: {people}");
     }
     assert!(people.contains("│ refs/heads/topic\n"), "{people}");
-    world.keyhatch(&["approve", &id]).ok();
+    world.approve(&id, &[]).ok();
     world.wait_until("the second asks", || {
         let next = world.pending();
         next["signature"]["certificate"]["updates"][0]["ref"] == "refs/heads/production"

@@ -265,7 +265,7 @@ pub enum Judged<Op> {
     /// May be done.
     Approved(Approved<Op>),
     /// Must be asked.
-    Ask(Question<Op>),
+    Ask(Box<Question<Op>>),
     /// Must not be done.
     Denied(Reason),
 }
@@ -278,7 +278,7 @@ pub fn admit<Op>(session: &SessionId, proposal: Proposal<Op>, judgement: Judgeme
             let digest = Digest::of(session, &operation, &terms);
             Judged::Approved(Approved { content, terms, digest, authority: Authority::Policy })
         }
-        Judgement::Ask(terms) => Judged::Ask(Question { proposal, terms }),
+        Judgement::Ask(terms) => Judged::Ask(Box::new(Question { proposal, terms })),
         Judgement::Deny(reason) => Judged::Denied(reason),
     }
 }

@@ -2,15 +2,15 @@
 //!
 //! One lock around plain maps. Every rule of the queue is here: once, expired, withdrawn, retried, granted, refused.
 
+mod outcome;
+
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keyhatch_policies::{Operation, PushOperation, Terms};
 use keyhatch_protocol::{RequestId, SessionId, UpdateKind};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
 use super::batch::{Batches, Covered, SignQuestion};
@@ -19,6 +19,8 @@ use super::{
     Approved, Authority, BootTime, Clock, Decision, Digest, Intent, KernelClock, Patience, Question,
     Signature,
 };
+
+pub use outcome::{DecideError, Outcome};
 
 /// Most requests of one session that can be pending: a person reads none of a flood.
 const MAX_PENDING_PER_SESSION: usize = 16;
@@ -40,68 +42,6 @@ pub enum Scope {
     Once,
     /// Also later fast-forwards of the same refs of the same remote in this session.
     Session,
-}
-
-/// How a request ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// A person agreed.
-    Approved,
-    /// A person said no.
-    Refused,
-    /// Nobody answered while the client waited.
-    Unanswered,
-    /// Its time was up.
-    Expired,
-    /// Its session ended.
-    SessionEnded,
-    /// The session pushes something else to the same ref, as this request.
-    Replaced(RequestId),
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Approved => f.write_str("was already approved"),
-            Self::Refused => f.write_str("was already refused"),
-            Self::Unanswered => f.write_str("was not answered in time"),
-            Self::Expired => f.write_str("has expired"),
-            Self::SessionEnded => f.write_str("is withdrawn: its session ended"),
-            Self::Replaced(by) => {
-                write!(f, "is withdrawn: the agent pushes something else now, as request {by}")
-            }
-        }
-    }
-}
-
-/// A decision came to nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum DecideError {
-    /// No request of that id was ever asked of this broker.
-    #[error("no approval request {0} is pending")]
-    Unknown(RequestId),
-    /// It cannot be decided any more.
-    #[error("request {id} {outcome}")]
-    Over {
-        /// Which.
-        id: RequestId,
-        /// What became of it.
-        outcome: Outcome,
-    },
-    /// What was shown is not what is asked now.
-    #[error("request {0} is not the operation that was shown")]
-    DigestDiffers(RequestId),
-    /// Nobody was shown what it asks for, and the decision does not say what it means.
-    #[error("request {0} was not shown yet")]
-    NotShown(RequestId),
-    /// The terms allow only this one operation.
-    #[error("request {id} can only be approved once: {why}")]
-    OnceOnly {
-        /// Which.
-        id: RequestId,
-        /// Why a standing permission is out of the question.
-        why: &'static str,
-    },
 }
 
 /// One request as surfaces see it.

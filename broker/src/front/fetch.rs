@@ -82,7 +82,7 @@ pub(super) async fn admitted(front: &Front, remote: &Remote) -> Result<Terms, St
         }
         Judged::Ask(question) => {
             let patience = Patience { held: session.policy.approval_timeout(), withdrawn: WITHDRAWN };
-            match front.broker.queue.submit(&session.id, question, patience, Broker::new_request_id) {
+            match front.broker.queue.submit(&session.id, *question, patience, Broker::new_request_id) {
                 Submission::Approved(approved) => *approved,
                 Submission::Refused(why) => return Err(refused(why)),
                 Submission::TooMany => return Err("too many requests of this session wait already".into()),

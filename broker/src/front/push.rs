@@ -216,7 +216,7 @@ impl Push {
         let approved = match admit(&session.id, proposal, judgement) {
             Judged::Approved(approved) => approved,
             Judged::Denied(reason) => return Err(NotSent::Refused(format!("keyhatch: {}", reason.text))),
-            Judged::Ask(question) => self.ask(&claim, question).await?,
+            Judged::Ask(question) => self.ask(&claim, *question).await?,
         };
         self.forward(approved).await
     }

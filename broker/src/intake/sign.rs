@@ -112,7 +112,7 @@ impl Signing<'_> {
         let approved = match judged {
             Judged::Approved(approved) => approved,
             Judged::Denied(reason) => return Err(NotSigned::new(reason.text, reason.hint)),
-            Judged::Ask(question) => self.ask(question).await?,
+            Judged::Ask(question) => self.ask(*question).await?,
         };
         let signing = session.signing.sign(broker, &approved, &signable, &self.voice);
         let signature = signing.await.map_err(sign_error)?;

@@ -110,7 +110,7 @@ fn question(want: Want) -> Question<Want> {
     };
     let proposal = Proposal { content: want, operation: operation(want) };
     match admit(&session(want.session), proposal, Judgement::Ask(terms)) {
-        Judged::Ask(question) => question,
+        Judged::Ask(question) => *question,
         Judged::Approved(_) | Judged::Denied(_) => panic!("it is asked"),
     }
 }

@@ -39,7 +39,7 @@ fn fetch(path: &str) -> Question<Fetch> {
         once_only: false,
     });
     match admit(&session(1), Proposal::fetch(remote), judgement) {
-        Judged::Ask(question) => question,
+        Judged::Ask(question) => *question,
         Judged::Approved(_) | Judged::Denied(_) => panic!("it is asked"),
     }
 }

@@ -146,7 +146,7 @@ fn operations() -> impl Strategy<Value = Operation> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
     fn whatever_a_session_asks_every_listing_and_every_request_fits_a_frame(
@@ -165,7 +165,7 @@ proptest! {
         if listing.left_out == 0 {
             prop_assert_eq!(&listing.requests[many / 2].reason, "why");
         }
-        let view = &listing.requests[0];
+        let view = listing.requests.iter().find(|view| view.reason != "why").expect("the hostile one");
         if let Operation::Push(push) = &*hostile.operation {
             prop_assert_eq!(view.risk_count, push.facts.risks.len() as u64);
             prop_assert_eq!(view.update_count, push.facts.updates.len() as u64);
