@@ -262,7 +262,7 @@ impl Broker {
                 tracing::error!(session = %id, error = %chain(&error), "the last records are not on disk");
             }
             let dropped = tokio::task::spawn_blocking(move || report::drop_oldest(&reports)).await;
-            if let Err(error) = dropped.map_err(io::Error::other).flatten() {
+            if let Err(error) = dropped.unwrap_or_else(|error| Err(io::Error::other(error))) {
                 tracing::warn!(%error, "old reports stay");
             }
         });
@@ -274,7 +274,7 @@ impl Broker {
         let (report, reports) = (Arc::new(report), self.paths.reports());
         let kept = report.clone();
         let kept = tokio::task::spawn_blocking(move || kept.keep(&reports)).await;
-        if let Err(error) = kept.map_err(io::Error::other).flatten() {
+        if let Err(error) = kept.unwrap_or_else(|error| Err(io::Error::other(error))) {
             tracing::warn!(session = %report.session, %error, "a session's report is not kept");
         }
         Arc::unwrap_or_clone(report)

@@ -80,7 +80,7 @@ impl Made {
         }
         let (mut index, log) = (self.log.clone().lock_owned().await, log.to_owned());
         let looking = tokio::task::spawn_blocking(move || index.find(&log, unknown));
-        match looking.await.map_err(io::Error::other).flatten() {
+        match looking.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(old) => found.extend(old),
             // Then it is not known to be ours, which a person is told.
             Err(error) => tracing::warn!(%error, "the audit log cannot be read for signatures"),
