@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the three programs and plays the whole story, for real, in a throwaway directory: ./demo.sh [--yes]
+# Builds the programs and plays the whole story, for real, in a throwaway directory: ./demo.sh [--yes]
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -22,7 +22,7 @@ if [ -n "$missing" ]; then
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
 
-cargo build --release -p keyhatch-broker
+cargo build --release -p keyhatch-broker -p keyhatch-inspect
 packaging/static-helper.sh "${CARGO_TARGET_DIR:-target}/release"
 programs=${CARGO_TARGET_DIR:-target}/release
 
@@ -39,6 +39,6 @@ if ! id "$user" >/dev/null 2>&1; then
 fi
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
-cp "$programs"/keyhatch "$programs"/keyhatch-run "$programs"/keyhatch-helper "$place"
+cp "$programs"/keyhatch "$programs"/keyhatch-run "$programs"/keyhatch-helper "$programs"/keyhatch-inspect "$place"
 chown -R "$user" "$place"
 runuser -u "$user" -- env HOME="$(getent passwd "$user" | cut -d: -f6)" "$place/keyhatch" demo "$@"

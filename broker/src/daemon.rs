@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyhatch_cage::ChildError;
 use keyhatch_host::random::random;
 use keyhatch_protocol::SessionId;
 use rustix::fs::FlockOperation;
@@ -38,6 +39,9 @@ pub enum DaemonError {
     /// Its audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// A program of ours is missing that it starts.
+    #[error("the broker cannot look at what sessions send")]
+    Incomplete(#[from] ChildError),
     /// A file or socket of its own.
     #[error("cannot set up {what}")]
     Setup {
@@ -65,6 +69,8 @@ pub enum Ended {
 pub fn run(paths: Paths, notify_command: Option<String>) -> Result<Ended, DaemonError> {
     let setup = |what| move |source| DaemonError::Setup { what, source };
     let Some(_lock) = lock(&paths).map_err(setup("the lock"))? else { return Ok(Ended::AlreadyRunning) };
+    // Kept from here on: a broker that runs on while its programs are replaced asks the one of its own version.
+    keyhatch_inspection::open_inspector()?;
     // Secrets will live in this process: no core dump, no ptrace by others of the same user.
     harden().map_err(setup("this process"))?;
     // What sessions ask for, and what the user asks for: neither waits for a thread of the other's.

@@ -17,11 +17,29 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("keyhatch-host", &[]),
     ("keyhatch-cage", &["keyhatch-host", "keyhatch-seccomp"]),
     ("keyhatch-terminal", &["keyhatch-protocol"]),
+    ("keyhatch-git-files", &["keyhatch-protocol"]),
+    (
+        "keyhatch-inspection",
+        &["keyhatch-cage", "keyhatch-git-files", "keyhatch-host", "keyhatch-protocol", "keyhatch-seccomp"],
+    ),
+    (
+        "keyhatch-inspect",
+        &[
+            "keyhatch-cage",
+            "keyhatch-git-files",
+            "keyhatch-host",
+            "keyhatch-inspection",
+            "keyhatch-protocol",
+            "keyhatch-seccomp",
+        ],
+    ),
     (
         "keyhatch-broker",
         &[
             "keyhatch-cage",
+            "keyhatch-git-files",
             "keyhatch-host",
+            "keyhatch-inspection",
             "keyhatch-policies",
             "keyhatch-protocol",
             "keyhatch-sandbox-rules",
@@ -35,20 +53,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const TESTS: &[&str] = &["keyhatch-tests", FUZZ];
 /// Its targets call the parsers of any of them.
 const FUZZ: &str = "keyhatch-fuzz";
-/// Crates that touch secrets, the network or hostile objects: in the broker's tree alone.
-const BROKER_ONLY: &[&str] = &[
-    "axum",
-    "git2",
-    "gix-pack",
-    "hyper",
-    "keyring",
-    "keyring-core",
-    "reqwest",
-    "russh",
-    "rustls",
-    "tokio",
-    "zbus",
-];
+/// Crates that touch secrets or the network: in the broker's tree alone.
+const BROKER_ONLY: &[&str] =
+    &["axum", "hyper", "keyring", "keyring-core", "reqwest", "russh", "rustls", "tokio", "zbus"];
+/// Crates that walk hostile objects: in the inspector's tree alone.
+const INSPECTOR_ONLY: &[&str] = &["git2", "libgit2-sys", "gix-hash", "gix-pack"];
 
 struct Tree {
     root: &'static Path,
@@ -125,16 +134,31 @@ fn crates_of_ours_use_only_those_that_they_may() {
     }
 }
 
+/// Which of some crates a crate that is not one of ours to keep them is built from, by its name.
+fn strays<'t>(tree: &'t Tree, kept_by: &str, kept: &[&str]) -> Vec<(&'t str, String)> {
+    let others = MAY_USE.iter().filter(|(name, _)| *name != kept_by && !TESTS.contains(name));
+    others
+        .flat_map(|(name, _)| {
+            let reached = tree.reaches(name);
+            let of_these = kept.iter().filter(|kept| reached.contains(**kept));
+            of_these.map(|kept| (*name, (*kept).to_owned())).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 #[test]
-fn secrets_the_network_and_hostile_objects_are_the_brokers_alone() {
+fn secrets_and_the_network_are_the_brokers_alone() {
     let tree = tree();
-    for (name, _) in MAY_USE.iter().filter(|(name, _)| *name != "keyhatch-broker" && !TESTS.contains(name)) {
-        let reached = tree.reaches(name);
-        let beyond: Vec<&&str> =
-            BROKER_ONLY.iter().filter(|crate_name| reached.contains(**crate_name)).collect();
-        assert!(beyond.is_empty(), "{name} is built from {beyond:?}");
-    }
-    assert!(tree.reaches("keyhatch-broker").contains("git2"), "the walk finds what is there");
+    assert_eq!(strays(&tree, "keyhatch-broker", BROKER_ONLY), []);
+    assert!(tree.reaches("keyhatch-broker").contains("russh"), "the walk finds what is there");
+}
+
+#[test]
+fn what_walks_hostile_objects_is_the_inspectors_alone() {
+    let tree = tree();
+    assert_eq!(strays(&tree, "keyhatch-inspect", INSPECTOR_ONLY), []);
+    let reached = tree.reaches("keyhatch-inspect");
+    assert!(INSPECTOR_ONLY.iter().all(|kept| reached.contains(kept)), "the walk finds what is there");
 }
 
 #[test]

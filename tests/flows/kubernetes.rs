@@ -90,7 +90,7 @@ fn volumes(world: &World, server: &HttpsServer) -> PathBuf {
             .replace("https://git.example.org/team/project.git", &server.url("r.git"));
         world.write(&format!("volumes/config/{name}"), &text);
     }
-    for program in ["keyhatch", "keyhatch-run", "keyhatch-helper"] {
+    for program in ["keyhatch", "keyhatch-run", "keyhatch-helper", "keyhatch-inspect"] {
         let to = volumes.join("programs").join(program);
         std::fs::copy(world.path("bin").join(program), to).expect("a program can be copied");
     }

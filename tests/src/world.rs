@@ -15,7 +15,7 @@ use crate::User;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// When the harness commits.
 const DATE: &str = "1699999999 +0000";
-const PROGRAMS: [&str; 3] = ["keyhatch", "keyhatch-run", "keyhatch-helper"];
+const PROGRAMS: [&str; 4] = ["keyhatch", "keyhatch-run", "keyhatch-helper", "keyhatch-inspect"];
 
 /// A user with a home, a broker and our programs.
 pub struct World {

@@ -36,7 +36,8 @@ static PROGRAMS: LazyLock<Vec<Program>> = LazyLock::new(|| {
     assert_eq!(programs.len(), SUITES.len(), "{programs:?}");
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug");
     programs.extend(
-        ["keyhatch", "keyhatch-run", "keyhatch-helper"].map(|name| (name.to_owned(), built.join(name))),
+        ["keyhatch", "keyhatch-run", "keyhatch-helper", "keyhatch-inspect"]
+            .map(|name| (name.to_owned(), built.join(name))),
     );
     programs
 });
@@ -229,7 +230,7 @@ fn apparmor_decides_the_tier(machine: &Machine) {
 }
 
 const NO_NAMESPACES: &str = "set -e
-install /home/kh/bin/keyhatch /home/kh/bin/keyhatch-run /home/kh/bin/keyhatch-helper /usr/local/bin/
+install /home/kh/bin/keyhatch /home/kh/bin/keyhatch-run /home/kh/bin/keyhatch-helper /home/kh/bin/keyhatch-inspect /usr/local/bin/
 cp /bin/bash /usr/local/bin/restricted
 cat >/etc/apparmor.d/restricted <<'PROFILE'
 abi <abi/4.0>,

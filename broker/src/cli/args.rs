@@ -85,15 +85,6 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
-    /// The confined child that looks into packs.
-    #[command(hide = true)]
-    Inspect,
-    /// The confined child that reads a session's git directory.
-    #[command(hide = true)]
-    Harvest,
-    /// The confined child that reads a session's new objects once more.
-    #[command(hide = true)]
-    VerifyObjects,
 }
 
 impl Command {
@@ -107,9 +98,6 @@ impl Command {
                     | Self::Completions { .. }
                     | Self::Doctor(_)
                     | Self::Man { .. }
-                    | Self::Inspect
-                    | Self::Harvest
-                    | Self::VerifyObjects
                     | Self::Policy(_)
             )
     }

@@ -27,6 +27,10 @@ struct Proof {
 }
 
 pub(super) fn doctor(args: &Doctor) -> Result<ExitCode, Failure> {
+    // Each of them must be there; what is not is named, with what to do.
+    for program in ["keyhatch-helper", keyhatch_inspection::INSPECTOR] {
+        beside(program)?;
+    }
     let runner = beside("keyhatch-run")?;
     let report =
         Report { version: env!("CARGO_PKG_VERSION"), mechanisms: ask(&runner)?, proof: prove(&runner)? };

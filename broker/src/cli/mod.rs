@@ -34,7 +34,7 @@ use crate::control::client::Client;
 use crate::control::client::ClientError;
 use crate::control::{Reply, Request};
 use crate::paths::Paths;
-use crate::{daemon, demo, inspect};
+use crate::{daemon, demo};
 use args::{Args, Command};
 
 /// Exit codes by the kind of failure; `run` passes its command's own through.
@@ -78,6 +78,7 @@ impl From<ClientError> for Failure {
             ClientError::Failed { message, hint } => Self { code: exit::DENIED, message, hint },
             ClientError::NotRunning(_) => Self::unavailable(text, "keyhatch run starts one"),
             ClientError::Token(_) => Self::unavailable(text, "run this as the user who runs the broker"),
+            ClientError::Incomplete(_) => Self::unavailable(text, runner::BUILT),
             ClientError::Start { .. } => Self::unavailable(text, "keyhatch broker runs it in the foreground"),
             ClientError::Frame(_) => Self::unavailable(text, "the broker's log may say more"),
         }
@@ -108,15 +109,6 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn dispatch(args: Args) -> Result<ExitCode, Failure> {
-    if matches!(args.command, Command::Inspect) {
-        return Ok(inspect::child_main());
-    }
-    if matches!(args.command, Command::Harvest) {
-        return Ok(crate::session::gitdir::harvest::child_main());
-    }
-    if matches!(args.command, Command::VerifyObjects) {
-        return Ok(crate::session::gitdir::verify::child_main());
-    }
     if rustix::process::getuid().is_root() && !args.as_root && args.command.acts_as_user() {
         return Err(Failure::invalid(
             "refusing to run as root: keyhatch serves an ordinary user",
@@ -155,7 +147,6 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Man { dir } => man(dir.as_deref()),
-        Command::Inspect | Command::Harvest | Command::VerifyObjects => Ok(ExitCode::from(exit::INTERNAL)),
     }
 }
 
@@ -214,6 +205,9 @@ fn broker(detached: bool, notify_command: Option<String>) -> Result<ExitCode, Fa
             Ok(ExitCode::SUCCESS)
         }
         Ok(daemon::Ended::Stopped) => Ok(ExitCode::SUCCESS),
+        Err(error @ daemon::DaemonError::Incomplete(_)) => {
+            Err(Failure::unavailable(chain(&error), runner::BUILT))
+        }
         Err(error) => Err(Failure::unavailable(chain(&error), "the directory named above must be writable")),
     }
 }

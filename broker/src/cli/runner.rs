@@ -22,6 +22,10 @@ use crate::sys;
 /// The runner's code for a sandbox that could not be built.
 pub(super) const NOT_STARTED: i32 = 125;
 
+/// What to do where a program of ours is missing.
+pub(super) const BUILT: &str =
+    "cargo build --release builds all programs into one directory: keep them together";
+
 /// Finds a program of ours beside this one.
 pub(super) fn beside(name: &str) -> Result<PathBuf, Failure> {
     let own = std::env::current_exe().map_err(|e| Failure::internal("this program's place", &e))?;
@@ -31,7 +35,7 @@ pub(super) fn beside(name: &str) -> Result<PathBuf, Failure> {
     }
     Err(Failure::unavailable(
         format!("{name} is not beside keyhatch, in {}", own.parent().unwrap_or(Path::new("/")).display()),
-        "cargo build --release builds all three programs into one directory",
+        BUILT,
     ))
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use keyhatch_cage::ChildError;
 use keyhatch_protocol::frame::{self, FrameError, MAX_CONTROL_FRAME};
 use thiserror::Error;
 
@@ -37,6 +38,9 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
+    /// A program of ours is missing that the broker starts.
+    #[error("cannot start the broker")]
+    Incomplete(#[from] ChildError),
     /// The conversation broke.
     #[error("the broker did not answer as expected")]
     Frame(#[from] FrameError),
@@ -118,6 +122,8 @@ impl Client {
 }
 
 fn start(paths: &Paths) -> Result<Client, ClientError> {
+    // Said here, where somebody reads it, and not in the log of a broker that ends at once.
+    keyhatch_inspection::open_inspector()?;
     let failed = |source| ClientError::Start { log: paths.log().display().to_string(), source };
     let log = std::fs::OpenOptions::new().append(true).create(true).open(paths.log()).map_err(failed)?;
     let program = std::env::current_exe().map_err(failed)?;

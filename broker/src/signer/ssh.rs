@@ -15,8 +15,7 @@ use super::{SignError, Voice, agent, rsa};
 use crate::broker::Broker;
 use crate::credential::{HostGit, named};
 
-/// The only namespace that is signed: another one gives a signature another meaning.
-pub const NAMESPACE: &str = "git";
+pub use keyhatch_protocol::signable::NAMESPACE;
 /// Longest key file: an RSA key of 16,384 bits has 13 KiB.
 const MAX_KEY_FILE: u64 = 64 * 1024;
 /// How long `gpg.ssh.defaultKeyCommand` may take.

@@ -24,6 +24,8 @@ pub use text::{CommitText, MAX_BODY, MAX_TEXT, TextDoubt, escaped};
 
 use crate::{Identity, Risk, RiskKind, SignableKind, SignatureFormat};
 
+/// The namespace of git's ssh signatures.
+pub const NAMESPACE: &str = "git";
 /// Most bytes that can be signed: a commit with a hundred merged tags has 64 KiB.
 pub const MAX_SIGNABLE: usize = 1024 * 1024;
 

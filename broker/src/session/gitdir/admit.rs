@@ -16,6 +16,7 @@ use thiserror::Error;
 use super::beneath::Beneath;
 use super::facts::Clean;
 use super::flush::{flush_files, flush_paths};
+use super::harvest::check::target_of;
 use super::verify::{Candidate, VerifyError, VerifyRequest};
 use crate::inspect::Limits;
 
@@ -241,22 +242,6 @@ pub fn sweep(store: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Where a file of the quarantine belongs in a store; none for a name that is no object's of this hash.
-pub(super) fn target_of(name: &str, format: ObjectFormat) -> Option<String> {
-    let digits = format.digits();
-    let hex = |text: &str, length: usize| {
-        text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    if let Some(pack) = name.strip_prefix("admitted/objects/pack/pack-") {
-        let (stem, extension) = pack.split_once('.')?;
-        return (hex(stem, digits) && matches!(extension, "pack" | "idx"))
-            .then(|| format!("pack/pack-{pack}"));
-    }
-    let loose = name.strip_prefix("loose/objects/")?;
-    let (directory, rest) = loose.split_once('/')?;
-    (hex(directory, 2) && hex(rest, digits - 2)).then(|| loose.to_owned())
 }
 
 #[cfg(test)]

@@ -9,14 +9,14 @@ use std::process::Command;
 use keyhatch_protocol::{ObjectId, RefName, SessionId};
 
 use super::build::build;
-use super::harvest::{EntryChange, Harvest, HarvestError, Order, RefChange, Refused, honest};
+use super::harvest::{EntryChange, Harvest, HarvestError, Order, RefChange, Refused};
 use super::index::{GITLINK, Tracked};
 use super::layout::Repository;
 use super::reflog::LogEntry;
 use super::refs::{Head, Refs};
 use super::state::State;
 use super::sync::{Check, Children, Round, SyncError};
-use super::verify::{VerifyError, VerifyRequest, sound};
+use super::verify::{Verdict, VerifyError, VerifyRequest};
 use crate::inspect::Limits;
 use crate::session::told::Told;
 
@@ -93,6 +93,11 @@ impl Stage {
     }
 }
 
+/// What the child answers, without confinement.
+fn honest(order: &Order) -> Result<Harvest, HarvestError> {
+    Ok(keyhatch_inspect::harvest::gather(order)?)
+}
+
 fn truthful(order: &Order, check: Check<'_>) -> Result<(Harvest, Refs), HarvestError> {
     let harvest = honest(order)?;
     let before = check(&harvest)?;
@@ -101,7 +106,10 @@ fn truthful(order: &Order, check: Check<'_>) -> Result<(Harvest, Refs), HarvestE
 
 /// The check of objects, without a confined child around it.
 fn here(request: &VerifyRequest) -> Result<(), VerifyError> {
-    sound(request)
+    match keyhatch_inspect::verify::judge(request)? {
+        Verdict::Sound => Ok(()),
+        Verdict::Unsound => Err(VerifyError::Unsound),
+    }
 }
 
 fn sh(directory: &Path, script: &str) -> String {

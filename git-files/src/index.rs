@@ -199,7 +199,7 @@ impl<'a> Entries<'a> {
 ///
 /// # Errors
 /// When it is there and cannot be read.
-pub(super) fn read_or_empty(path: &Path) -> io::Result<Vec<u8>> {
+pub fn read_or_empty(path: &Path) -> io::Result<Vec<u8>> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         read => read,

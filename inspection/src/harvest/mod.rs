@@ -4,37 +4,45 @@
 //! entries), and objects that git's own checks accepted, in a quarantine. No git ever runs *in* the session's
 //! directory, none obeys its configuration, and the process that holds secrets reads none of it.
 
-mod check;
-mod child;
-mod objects;
-mod order;
+mod bare;
+pub mod check;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keyhatch_cage::{Child, ChildError, Program, Untrusted};
+use keyhatch_cage::{Child, ChildError, Untrusted};
+use keyhatch_git_files::index::Tracked;
+use keyhatch_git_files::reflog::LogEntry;
+use keyhatch_git_files::refs::{Base, Head};
 use keyhatch_protocol::{ObjectFormat, ObjectId, RefName};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::index::Tracked;
-use super::reflog::LogEntry;
-use super::refs::{Base, Head};
-use crate::inspect::Limits;
+use crate::push::Limits;
 
-pub(super) use check::{Agreed, Misreport, check};
-#[cfg(test)]
-pub(super) use child::honest;
-pub use child::main as child_main;
-pub(super) use child::{BUSY, MAX_LOG};
-pub(super) use objects::{PROMISED, bare};
+pub use bare::{PROMISED, bare};
+pub use check::{Agreed, Misreport, check};
 
 /// Refs that one session may make: nobody who works makes more, and each one costs the host.
-const MAX_REFS: usize = 10_000;
+pub const MAX_REFS: usize = 10_000;
 /// Entries of a log that are carried over at once: a rebase of hundreds of commits fits.
-const LOG_TAIL: usize = 1000;
+pub const LOG_TAIL: usize = 1000;
+/// Largest reflog that is read.
+pub const MAX_LOG: u64 = 16 * 1024 * 1024;
+/// Files that say that git is in the middle of something.
+pub const BUSY: &[&str] = &[
+    "rebase-merge",
+    "rebase-apply",
+    "sequencer",
+    "MERGE_HEAD",
+    "CHERRY_PICK_HEAD",
+    "REVERT_HEAD",
+    "BISECT_LOG",
+    "index.lock",
+    "HEAD.lock",
+];
 /// Longest harvest: a pack at the default limit takes well under one.
 const HARVESTS: Duration = Duration::from_secs(5 * 60);
 /// Most bytes of an answer.
@@ -104,7 +112,7 @@ pub struct Harvest {
     pub refused: Vec<Refused>,
 }
 
-/// One ref that the session changed. What that would do is not asked of the child: see [`super::facts`].
+/// One ref that the session changed. What that would do is not asked of the child: the host's git is.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RefChange {
@@ -175,6 +183,6 @@ pub enum HarvestError {
 /// # Errors
 /// When the child did not answer.
 pub fn harvest(order: &Order) -> Result<Untrusted<Harvest>, HarvestError> {
-    let program = Program { path: "/proc/self/exe".into(), task: "harvest", max_answer: MAX_ANSWER };
+    let program = crate::program("harvest", MAX_ANSWER)?;
     Ok(Child::run(&program, order, &[], HARVESTS)?)
 }

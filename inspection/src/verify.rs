@@ -5,29 +5,16 @@
 //! out: yes or no. The bytes are hostile, so a fresh confined child reads them, which has seen nothing else of the session,
 //! with another implementation (gix, in safe Rust): what took over the first child's git finds another reader here.
 
-mod child;
-
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keyhatch_cage::{Child, ChildError, Program};
+use keyhatch_cage::{Child, ChildError};
 use keyhatch_protocol::{ObjectFormat, ObjectId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::inspect::Limits;
-
-pub use child::main as child_main;
-
-/// What the child finds, without confinement.
-#[cfg(test)]
-pub(super) fn sound(request: &VerifyRequest) -> Result<(), VerifyError> {
-    match child::judge(request)? {
-        Verdict::Sound => Ok(()),
-        Verdict::Unsound => Err(VerifyError::Unsound),
-    }
-}
+use crate::push::Limits;
 
 /// Longest look: a pack at the default limit takes well under one.
 const VERIFIES: Duration = Duration::from_secs(5 * 60);
@@ -71,7 +58,7 @@ pub enum Candidate {
 /// What the child answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// Every object is what its name says.
     Sound,
     /// One is not.
@@ -97,7 +84,7 @@ pub enum VerifyError {
 /// # Errors
 /// When an object is not what its name says, or the child did not answer.
 pub fn verify(request: &VerifyRequest) -> Result<(), VerifyError> {
-    let program = Program { path: "/proc/self/exe".into(), task: "verify-objects", max_answer: MAX_ANSWER };
+    let program = crate::program("verify-objects", MAX_ANSWER)?;
     Child::run(&program, request, &[], VERIFIES)?.check(|verdict| match verdict {
         Verdict::Sound => Ok(()),
         Verdict::Unsound => Err(VerifyError::Unsound),

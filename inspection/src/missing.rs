@@ -32,21 +32,21 @@ impl Missing {
     }
 
     /// Notes a commit, tree or tag.
-    pub(super) fn history(&mut self, oid: ObjectId) {
+    pub fn history(&mut self, oid: ObjectId) {
         if self.history.len() < MAX_WANTED {
             self.history.insert(oid);
         }
     }
 
     /// Notes a file's content.
-    pub(super) fn blob(&mut self, oid: ObjectId) {
+    pub fn blob(&mut self, oid: ObjectId) {
         if self.blobs.len() < MAX_WANTED {
             self.blobs.insert(oid);
         }
     }
 
     /// Notes a tip that is at hand.
-    pub(super) fn known(&mut self, oid: &ObjectId) {
+    pub fn known(&mut self, oid: &ObjectId) {
         if self.known.len() < MAX_KNOWN {
             self.known.push(oid.clone());
         }

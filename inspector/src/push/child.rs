@@ -16,7 +16,7 @@ use super::{
 /// Most bytes of an order: 100,000 advertised tips and 10,000 commands fit.
 const MAX_ORDER: u64 = 32 * 1024 * 1024;
 
-/// Runs `keyhatch inspect`: a confined child, whose one descriptor is the spooled push.
+/// Runs `keyhatch-inspect inspect`: a confined child, whose one descriptor is the spooled push.
 pub fn main() -> ExitCode {
     let told = Work::<Errand>::receive(MAX_ORDER).and_then(|work| {
         let (errand, fds, work) = work.split();
@@ -25,7 +25,7 @@ pub fn main() -> ExitCode {
     match told {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("keyhatch-inspect: {}", crate::cause::chain(&error));
+            eprintln!("keyhatch-inspect: {}", keyhatch_host::cause::chain(&error));
             ExitCode::FAILURE
         }
     }
@@ -47,7 +47,7 @@ fn look(errand: Errand, fds: Vec<OwnedFd>) -> Result<Answer, Refusal> {
 fn enforce(readable: &[PathBuf], writable: &Path, limits: super::Limits) -> Result<(), Refusal> {
     let limits = Limits::for_pack(limits.pack_bytes);
     let confined = Cage { readable, writable, limits }.enforce();
-    confined.map_err(|error| failed("the confinement", crate::cause::chain(&error)))
+    confined.map_err(|error| failed("the confinement", keyhatch_host::cause::chain(&error)))
 }
 
 /// Looks at a commit that waits for a signature.

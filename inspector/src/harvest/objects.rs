@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use git2::{ObjectFormat as GitFormat, Oid, Repository};
+use keyhatch_inspection::harvest::{PROMISED, bare};
 use keyhatch_protocol::{ObjectFormat, ObjectId};
 
 use super::{Harvest, Order, Refused, order};
-use crate::inspect::quarantine::git;
+use crate::push::git;
 
 /// Below this, objects become loose ones, as in `git fetch`: a pack for every commit would slow the host's git.
 const UNPACK_LIMIT: u64 = 100;
@@ -22,10 +23,6 @@ const UNPACK_LIMIT: u64 = 100;
 const MAX_KNOWN: usize = 256;
 /// Refs that are tried one by one when all together are refused.
 const MAX_SINGLE: usize = 64;
-
-/// In a partial clone, what a pack of the host's promisor leads to may be missing, and nothing else. The session's own
-/// packs promise nothing: completeness is looked at where they are not.
-pub(in super::super) const PROMISED: &str = "--missing=allow-promisor";
 
 /// One thing that is taken whole or not at all.
 pub(super) struct Wanted {
@@ -284,32 +281,6 @@ impl Store {
         let odb = self.repository.odb();
         self.oid(id).zip(odb.ok()).is_some_and(|(oid, odb)| odb.exists(oid))
     }
-}
-
-/// A bare repository with nothing in it, whose configuration is ours.
-pub(in super::super) fn bare(
-    path: &Path,
-    (format, partial): (ObjectFormat, bool),
-    stores: &[PathBuf],
-) -> io::Result<()> {
-    fs::create_dir_all(path.join("objects/info"))?;
-    fs::create_dir_all(path.join("objects/pack"))?;
-    fs::create_dir_all(path.join("refs"))?;
-    fs::write(path.join("HEAD"), "ref: refs/heads/none\n")?;
-    let mut config = match format {
-        ObjectFormat::Sha1 => "[core]\n\trepositoryformatversion = 0\n\tbare = true\n".to_owned(),
-        ObjectFormat::Sha256 => {
-            "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = sha256\n"
-                .into()
-        }
-    };
-    if partial {
-        // Without one git looks for no promises. It is never asked for anything: it has no address.
-        config.push_str("[remote \"host\"]\n\tpromisor = true\n");
-    }
-    fs::write(path.join("config"), config)?;
-    let alternates: String = stores.iter().map(|store| format!("{}\n", store.display())).collect();
-    fs::write(path.join("objects/info/alternates"), alternates)
 }
 
 /// Object stores as git's environment lists them: quoted, since a path may have a colon.

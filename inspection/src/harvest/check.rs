@@ -3,18 +3,17 @@
 //!
 //! Comes in: an answer that is a claim. Goes out: an answer in which every name, path, mode, number and text is one that
 //! may be acted on. What cannot be seen from the answer alone (what objects are, what leads to what) is found out
-//! afterwards, by others: [`super::super::admit`] and [`super::super::facts`].
+//! afterwards, by others: the host's git, and the verifying child.
 
 use std::collections::BTreeSet;
 
+use keyhatch_git_files::index::{self, GITLINK, Tracked};
+use keyhatch_git_files::reflog::LogEntry;
+use keyhatch_git_files::refs::{Head, Refs};
 use keyhatch_protocol::{ObjectFormat, ObjectId, RefName};
 use thiserror::Error;
 
 use super::{EntryChange, Harvest, LOG_TAIL, MAX_REFS, Order, RefChange, Refused, TreeState};
-use crate::session::gitdir::admit;
-use crate::session::gitdir::index::{self, GITLINK, Tracked};
-use crate::session::gitdir::reflog::LogEntry;
-use crate::session::gitdir::refs::{Head, Refs};
 
 /// Longest text of the child's, in bytes: a ref's name is the longest. Whoever shows it escapes and cuts it.
 const MAX_TEXT: usize = 8192;
@@ -28,7 +27,7 @@ const MAX_LOGGED: usize = 1 << 24;
 #[error("the child that reads the session's git directory is not to be believed: {what}")]
 pub struct Misreport {
     /// The part of its answer that gives it away.
-    pub(crate) what: &'static str,
+    pub what: &'static str,
 }
 
 /// What both sides agreed on, as far as an answer is held against it.
@@ -42,13 +41,15 @@ pub struct Agreed<'a> {
 /// Refs that come back. `refs/replace` would change what the host's objects say; the rest is git's own scaffolding. jj
 /// keeps what its operation log names, which lies in the project, by refs of its own: without them the host's jj would
 /// miss its working copy's commit.
-pub(super) fn is_taken(name: &RefName) -> bool {
+#[must_use]
+pub fn is_taken(name: &RefName) -> bool {
     let taken = ["refs/heads/", "refs/tags/", "refs/notes/", "refs/remotes/", "refs/jj/keep/"];
     taken.iter().any(|prefix| name.as_str().starts_with(prefix))
 }
 
 /// Whether the host's `HEAD` may follow: to a commit or a branch. On anything else the user's next commit would move it.
-pub(super) fn is_followed(head: &Head) -> bool {
+#[must_use]
+pub fn is_followed(head: &Head) -> bool {
     match head {
         // jj's, on no commit.
         Head::Branch(name) => name.as_str().starts_with("refs/heads/") || name.as_str() == "refs/jj/root",
@@ -57,7 +58,8 @@ pub(super) fn is_followed(head: &Head) -> bool {
 }
 
 /// Whether a change may be made to the host's index: a mode that git writes into one, and a path that it would check out.
-pub(super) fn is_entry(EntryChange { path, stage, tracked }: &EntryChange) -> bool {
+#[must_use]
+pub fn is_entry(EntryChange { path, stage, tracked }: &EntryChange) -> bool {
     let shaped = *stage <= 3 && !path.is_empty() && path.len() <= MAX_PATH && !path.contains(&0);
     let mode = |mode: u32| matches!(mode, 0o100_644 | 0o100_755 | 0o120_000 | GITLINK);
     let made =
@@ -66,7 +68,8 @@ pub(super) fn is_entry(EntryChange { path, stage, tracked }: &EntryChange) -> bo
 }
 
 /// Whether an entry of a log may be told to the host's git.
-pub(super) fn is_log_entry(entry: &LogEntry, format: ObjectFormat) -> bool {
+#[must_use]
+pub fn is_log_entry(entry: &LogEntry, format: ObjectFormat) -> bool {
     entry.is_legal() && entry.new.format() == format
 }
 
@@ -169,7 +172,7 @@ fn check_objects(order: &Order, objects: &[String]) -> Result<(), Misreport> {
     }
     let mut seen = BTreeSet::new();
     for name in objects {
-        let Some(target) = admit::target_of(name, order.format) else {
+        let Some(target) = target_of(name, order.format) else {
             return Err(Misreport { what: "an object's file of another name" });
         };
         let index_of = target.strip_suffix(".idx").map(|stem| format!("{stem}.pack"));
@@ -195,4 +198,21 @@ fn check_text(text: &str) -> Result<(), Misreport> {
         return Err(Misreport { what: "words that are not to be shown" });
     }
     Ok(())
+}
+
+/// Where a file of the quarantine belongs in a store; none for a name that is no object's of this hash.
+#[must_use]
+pub fn target_of(name: &str, format: ObjectFormat) -> Option<String> {
+    let digits = format.digits();
+    let hex = |text: &str, length: usize| {
+        text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    if let Some(pack) = name.strip_prefix("admitted/objects/pack/pack-") {
+        let (stem, extension) = pack.split_once('.')?;
+        return (hex(stem, digits) && matches!(extension, "pack" | "idx"))
+            .then(|| format!("pack/pack-{pack}"));
+    }
+    let loose = name.strip_prefix("loose/objects/")?;
+    let (directory, rest) = loose.split_once('/')?;
+    (hex(directory, 2) && hex(rest, digits - 2)).then(|| loose.to_owned())
 }

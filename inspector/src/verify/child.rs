@@ -22,12 +22,12 @@ const MAX_HEAD: usize = 32;
 /// An index of version 2, gitformat-pack(5): the only one whose checksums cover every name.
 const INDEX_V2: [u8; 8] = [0xff, b't', b'O', b'c', 0, 0, 0, 2];
 
-/// Runs `keyhatch verify-objects`: a confined child.
+/// Runs `keyhatch-inspect verify-objects`: a confined child.
 pub fn main() -> ExitCode {
     match work() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("keyhatch-verify: {}", crate::cause::chain(&error));
+            eprintln!("keyhatch-verify: {}", keyhatch_host::cause::chain(&error));
             ExitCode::FAILURE
         }
     }
@@ -45,7 +45,10 @@ fn work() -> Result<(), WorkError> {
 }
 
 /// Looks at every file.
-pub(super) fn judge(request: &VerifyRequest) -> io::Result<Verdict> {
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn judge(request: &VerifyRequest) -> io::Result<Verdict> {
     for candidate in &request.candidates {
         let sound = match candidate {
             Candidate::Loose { path, id } => is_sound_loose(path, id, request.limits.pack_bytes),

@@ -14,7 +14,7 @@ use git2::{Indexer, ObjectFormat as GitFormat, Oid, Repository, RepositoryInitOp
 use keyhatch_protocol::{ObjectFormat, ObjectId, Risk, RiskKind};
 
 use super::child::failed;
-use super::{Order, Refusal};
+use super::{Order, Refusal, base_packs};
 
 /// One read of the spool.
 const CHUNK: usize = 256 * 1024;
@@ -119,11 +119,6 @@ fn init(order: &Order) -> Result<Repository, git2::Error> {
         .map_err(|error| git2::Error::from_str(&error.to_string()))?;
     drop(repository);
     Repository::open_bare(&path)
-}
-
-/// Where the packs that upstream sent are indexed.
-pub(crate) fn base_packs(quarantine: &Path) -> PathBuf {
-    quarantine.join("bases/pack")
 }
 
 /// The object stores that may hold what the pack builds on, as gitrepository-layout(5) lists alternates.

@@ -4,11 +4,10 @@
 //! broker knows those that it made.
 
 use git2::{Oid, Repository};
-use keyhatch_protocol::signable::{SignedObject, split_commit, split_tag};
+use keyhatch_host::digest::sha256;
+use keyhatch_protocol::signable::{NAMESPACE, SignedObject, split_commit, split_tag};
 use keyhatch_protocol::{CarriedSignature, ObjectFormat, SignatureFact, SignatureFormat};
 use ssh_key::{HashAlg, PublicKey, SshSig};
-
-use crate::signer::{NAMESPACE, digest};
 
 /// Longest signature that is looked at: an RSA key of 16,384 bits makes one of 6 KiB.
 const MAX_SIGNATURE: usize = 64 * 1024;
@@ -33,8 +32,8 @@ pub(super) fn of_tag(repository: &Repository, tag: Oid) -> Result<Option<Carried
 
 fn carried(signed: &SignedObject, by: &str) -> CarriedSignature {
     CarriedSignature {
-        covered: digest(&signed.covered),
-        digest: digest(&signed.signature),
+        covered: sha256(&signed.covered),
+        digest: sha256(&signed.signature),
         fact: fact(signed, by),
     }
 }

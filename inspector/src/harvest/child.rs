@@ -6,39 +6,26 @@ use std::io;
 use std::process::ExitCode;
 
 use keyhatch_cage::{Cage, Limits, Work, WorkError};
+use keyhatch_git_files::beneath::Beneath;
+use keyhatch_git_files::index::{self, MAX_INDEX};
+use keyhatch_git_files::reflog::LogEntry;
+use keyhatch_git_files::refs::{Changes, Head, Refs};
+use keyhatch_inspection::harvest::check::{is_entry, is_followed, is_log_entry, is_taken};
+use keyhatch_inspection::harvest::{BUSY, MAX_LOG};
 use keyhatch_protocol::{ObjectId, RefName};
 
-use super::check::{is_entry, is_followed, is_log_entry, is_taken};
 use super::objects::{Store, Wanted};
 use super::{EntryChange, Harvest, LOG_TAIL, MAX_REFS, Order, RefChange, Refused, TreeOrder, TreeState};
-use crate::session::gitdir::beneath::Beneath;
-use crate::session::gitdir::index::{self, MAX_INDEX};
-use crate::session::gitdir::reflog::LogEntry;
-use crate::session::gitdir::refs::{Changes, Head, Refs};
 
 /// Most bytes of an order.
 const MAX_ORDER: u64 = 64 * 1024 * 1024;
-/// Largest reflog that is read.
-pub(in super::super) const MAX_LOG: u64 = 16 * 1024 * 1024;
-/// Files that say that git is in the middle of something.
-pub(in super::super) const BUSY: &[&str] = &[
-    "rebase-merge",
-    "rebase-apply",
-    "sequencer",
-    "MERGE_HEAD",
-    "CHERRY_PICK_HEAD",
-    "REVERT_HEAD",
-    "BISECT_LOG",
-    "index.lock",
-    "HEAD.lock",
-];
 
-/// Runs `keyhatch harvest`: a confined child.
+/// Runs `keyhatch-inspect harvest`: a confined child.
 pub fn main() -> ExitCode {
     match work() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("keyhatch-harvest: {}", crate::cause::chain(&error));
+            eprintln!("keyhatch-harvest: {}", keyhatch_host::cause::chain(&error));
             ExitCode::FAILURE
         }
     }
@@ -56,13 +43,11 @@ fn work() -> Result<(), WorkError> {
     work.answer(&harvest)
 }
 
-/// What [`main`] answers, without confinement.
-#[cfg(test)]
-pub(in super::super) fn honest(order: &Order) -> Result<Harvest, super::HarvestError> {
-    Ok(gather(order)?)
-}
-
-fn gather(order: &Order) -> io::Result<Harvest> {
+/// Gathers, in whatever confinement this process has.
+///
+/// # Errors
+/// When a directory cannot be read, or git cannot be started.
+pub fn gather(order: &Order) -> io::Result<Harvest> {
     let side = Beneath::hostile(&order.session)?;
     let start = fs::read(order.agreed.join("packed-refs"))?;
     let mut harvest = Harvest::default();
