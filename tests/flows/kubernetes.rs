@@ -129,7 +129,7 @@ fn the_sidecar_brokers_for_the_agents_container_and_is_asked_by_its_command_line
         arguments.extend(command);
         docker.command(&arguments).ok()
     };
-    // The image that the manifest names has the three programs; the newest Debian and a mount stand for it.
+    // The image that the manifest names has the programs; the newest Debian and a mount stand for it.
     let programs = [
         "--network".to_owned(),
         "host".into(),
