@@ -67,7 +67,8 @@ impl Store {
             let path = order.quarantine.join(name);
             bare(&path, (order.format, order.partial), stores)?;
             if shallow.exists() {
-                fs::copy(&shallow, path.join("shallow"))?;
+                // By its content: a copy would set the mode too, which a confined child may not.
+                fs::write(path.join("shallow"), fs::read(&shallow)?)?;
             }
             Ok(path)
         };
