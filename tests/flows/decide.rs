@@ -7,15 +7,15 @@ use serde_json::Value;
 
 struct Scene {
     world: World,
-    _server: SshServer,
+    server: SshServer,
     upstream: PathBuf,
     project: PathBuf,
 }
 
 impl Scene {
     fn new() -> Self {
-        let (world, _server, upstream, project) = World::behind_ssh();
-        Self { world, _server, upstream, project }
+        let (world, server, upstream, project) = World::behind_ssh();
+        Self { world, server, upstream, project }
     }
 
     fn push(&self, policy: &str) -> Running {
@@ -215,10 +215,11 @@ fn a_request_that_is_made_to_be_too_large_hides_no_other_and_can_be_shown_and_de
     assert_eq!(first["updates"][0]["ref"], "refs/heads/large", "{first:#}");
     assert!(first["risk_count"].as_u64() >= first["risks"].as_array().map(|list| list.len() as u64));
     assert!(first.to_string().len() < 300 * 1024, "{} bytes", first.to_string().len());
-    let ordinary = scene.push("default");
+    let project = world.project("q", &scene.server.url(&scene.upstream));
+    let ordinary = world.start(&project, "default", "git push origin HEAD:refs/heads/ordinary; echo code $?");
     world.wait_until("both are listed", || {
         let listed = world.keyhatch(&["pending"]);
-        listed.stdout.contains("refs/heads/main") && listed.stdout.contains("refs/heads/large")
+        listed.stdout.contains("refs/heads/ordinary") && listed.stdout.contains("refs/heads/large")
     });
     let shown = world.keyhatch(&["show", &id, "--diff"]).ok();
     assert!(
@@ -229,7 +230,10 @@ fn a_request_that_is_made_to_be_too_large_hides_no_other_and_can_be_shown_and_de
     world.keyhatch(&["deny", &id]).ok();
     assert!(large.finish().ok().stdout.contains("code 1"));
     let other = world.pending();
-    assert_eq!(other["updates"][0]["ref"], "refs/heads/main");
+    assert_eq!(
+        (&other["updates"][0]["ref"], &other["risk_count"]),
+        (&"refs/heads/ordinary".into(), &0.into())
+    );
     world.approve(other["id"].as_str().expect("an id"), &[]).ok();
     assert!(ordinary.finish().ok().stdout.contains("code 0"));
 }
