@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
@@ -56,6 +56,16 @@ impl Beneath {
         Ok(Self { directory: rustix::fs::open(path, flags, Mode::empty())?, resolve: RESOLVE })
     }
 
+    /// Opens a directory that the project brought, by a path that has no links on the host.
+    ///
+    /// # Errors
+    /// When it is not there, or the way there leads through a link.
+    pub fn of_project(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        Ok(Self { directory: openat2(CWD, path, flags, Mode::empty(), resolve)?, resolve: RESOLVE })
+    }
+
     /// Opens a directory of the user's own, whose links are meant.
     ///
     /// # Errors
@@ -63,6 +73,12 @@ impl Beneath {
     pub fn own(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self { directory: rustix::fs::open(path, flags, Mode::empty())?, resolve: ResolveFlags::empty() })
+    }
+
+    /// Whether nothing in it is believed.
+    #[must_use]
+    pub fn is_hostile(&self) -> bool {
+        !self.resolve.is_empty()
     }
 
     /// A directory beneath this one.
@@ -77,7 +93,7 @@ impl Beneath {
     ///
     /// # Errors
     /// When it is something else, is larger, or cannot be read.
-    pub fn read(&self, path: &str, max: u64) -> io::Result<Option<Vec<u8>>> {
+    pub fn read(&self, path: impl AsRef<Path>, max: u64) -> io::Result<Option<Vec<u8>>> {
         // Not blocking: a pipe in its place must not hold the broker.
         let file = match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(file) => File::from(file),
@@ -97,7 +113,7 @@ impl Beneath {
     ///
     /// # Errors
     /// When it is not there, or is something else.
-    pub fn file(&self, path: &str) -> io::Result<File> {
+    pub fn file(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let file = File::from(self.open(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
         if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
@@ -115,11 +131,45 @@ impl Beneath {
         self.open(path, OFlags::PATH | OFlags::NOFOLLOW).is_ok()
     }
 
+    /// What is there, not followed; none where nothing is.
+    ///
+    /// # Errors
+    /// When the way there leads through something else than directories.
+    pub fn kind(&self, path: &Path) -> io::Result<Option<FileType>> {
+        match self.open(path, OFlags::PATH | OFlags::NOFOLLOW) {
+            Ok(file) => Ok(Some(FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode))),
+            Err(error) if absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The permissions of what is there.
+    ///
+    /// # Errors
+    /// When nothing is.
+    pub fn mode(&self, path: &Path) -> io::Result<u32> {
+        Ok(rustix::fs::fstat(&self.open(path, OFlags::PATH | OFlags::NOFOLLOW)?)?.st_mode)
+    }
+
+    /// What a symbolic link names; none where none is there.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn link(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        if self.kind(path)? != Some(FileType::Symlink) {
+            return Ok(None);
+        }
+        let link = self.open(path, OFlags::PATH | OFlags::NOFOLLOW)?;
+        // The descriptor is the link itself: readlinkat(2), with an empty path.
+        let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
+        Ok(Some(PathBuf::from(OsString::from_vec(target.into_bytes()))))
+    }
+
     /// The names in a directory, at most `max`; empty where it is not there.
     ///
     /// # Errors
     /// When it cannot be read, or holds more.
-    pub fn list(&self, path: &str, max: usize) -> io::Result<Vec<Entry>> {
+    pub fn list(&self, path: impl AsRef<Path>, max: usize) -> io::Result<Vec<Entry>> {
         let directory = match self.open(path, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(directory) => directory,
             Err(error) if absent(&error) => return Ok(Vec::new()),
@@ -221,8 +271,8 @@ impl Beneath {
         Ok((self.open(parent, OFlags::PATH | OFlags::DIRECTORY)?, leaf))
     }
 
-    fn open(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-        Ok(openat2(&self.directory, path, flags | OFlags::CLOEXEC, Mode::empty(), self.resolve)?)
+    fn open(&self, path: impl AsRef<Path>, flags: OFlags) -> io::Result<OwnedFd> {
+        Ok(openat2(&self.directory, path.as_ref(), flags | OFlags::CLOEXEC, Mode::empty(), self.resolve)?)
     }
 }
 

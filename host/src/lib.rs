@@ -9,3 +9,4 @@ pub mod git_config;
 pub mod paths;
 pub mod random;
 pub mod sys;
+pub mod untrusted_file;

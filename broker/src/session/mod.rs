@@ -222,7 +222,7 @@ impl Session {
         let on_host = OnHost::open(policy.network()).await.map_err(OpenError::Write)?;
         let own_loopback = format!("http://127.0.0.1:{FRONT_END_PORT}");
         let front_end = on_host.as_ref().map_or(own_loopback.as_str(), OnHost::base);
-        let (excludes, excluding) = git.excludes().unzip();
+        let (excludes, excluding) = git.excludes(&self.directory).unzip();
         let preferences = [git.preferences, signs.settings, Vec::from_iter(excluding)].concat();
         let inside = |base: &str| git_config::inside(policy, &self.project, &preferences, base);
         // Without a network of its own there is no loopback to listen on: git's ssh goes by the session's socket.
@@ -256,7 +256,7 @@ impl Session {
         Ground { git, signs, over }: Ground,
         container: &Container,
     ) -> Result<container::Furniture, ContainerError> {
-        let (excludes, excluding) = git.excludes().unzip();
+        let (excludes, excluding) = git.excludes(&self.directory).unzip();
         let content = container::Content {
             id: &self.id,
             sockets: &self.sockets,
@@ -467,7 +467,7 @@ async fn begin(
     let watch = own.then(|| Watch::start(&directory, &paths.nested(), container.is_none()));
     let nested = watch.as_ref().map(|watch| watch.found().repositories.clone()).unwrap_or_default();
     let mut git = ProjectGit::read(&directory, &nested).await?;
-    let (signing, signs) = Signing::of(&git.signing_settings(), &policy).await;
+    let (signing, signs) = Signing::of(&git.signing_settings(), &policy, &directory).await;
     let project = Project {
         remotes: git.remotes.clone(),
         submodules: git.submodules.clone(),

@@ -5,17 +5,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::{Component, Path, PathBuf};
 
+use keyhatch_host::untrusted_file;
 use keyhatch_policies::rules::{FileInside, Mount};
-use keyhatch_protocol::text::shown_name;
+use keyhatch_protocol::text::{shown, shown_name};
 use keyhatch_protocol::{Remote, RemoteError};
 use thiserror::Error;
 
 use super::git_config::{Setting, is_harmless_preference, parse_list, render};
 use super::gitdir::nested::MAX_NESTED;
-use super::gitdir::{DotGit, Repository, Source};
+use super::gitdir::{DotGit, LayoutError, Origin, Repository, Source};
 use super::settings;
 use super::user_config::{self, Place, UserConfig};
 use crate::credential::{ProjectSecrets, is_token};
@@ -23,6 +24,8 @@ use crate::paths::config_home;
 
 /// Where the user's own excludes are inside.
 const EXCLUDES_INSIDE: &str = "/etc/gitexcludes";
+/// Most bytes of a configuration that the project brought.
+const MAX_CONFIG: u64 = 1024 * 1024;
 /// Most bytes of them: people have a screen or two.
 const MAX_EXCLUDES: u64 = 64 * 1024;
 
@@ -37,6 +40,15 @@ pub enum ProjectError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// Its git directory is not used.
+    #[error("the git directory of {path} cannot be used")]
+    Layout {
+        /// The project.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: LayoutError,
     },
     /// git could not read a configuration file.
     #[error("git cannot read {file}")]
@@ -89,7 +101,8 @@ impl ProjectGit {
     pub async fn read(project: &Path, nested: &BTreeSet<PathBuf>) -> Result<Self, ProjectError> {
         let unusable = |source| ProjectError::Directory { path: project.to_owned(), source };
         fs::read_dir(project).map_err(unusable)?;
-        let repository = Repository::of(project).map_err(unusable)?;
+        let layout = |source| ProjectError::Layout { path: project.to_owned(), source };
+        let repository = Repository::of(project).map_err(layout)?;
         let own = async {
             match &repository {
                 Some(repository) => Self::raw_config(repository).await,
@@ -136,16 +149,26 @@ impl ProjectGit {
 
     /// The repositories inside the project. One that cannot be read is not mounted over, and said so.
     async fn read_nested(&mut self, project: &Path, nested: &BTreeSet<PathBuf>) -> Result<(), ProjectError> {
+        let own = self.sources.first().map(|source| source.repository.clone());
         for path in nested.iter().take(MAX_NESTED) {
-            let Ok(Some(repository)) = Repository::of(path) else {
-                let path = path.strip_prefix(project).unwrap_or(path).display().to_string();
-                self.notes
-                    .push(format!("{} has a .git that leads nowhere", keyhatch_protocol::text::shown(&path)));
-                continue;
+            let why = match Repository::within(project, own.as_ref(), path) {
+                Ok(Some(repository)) => {
+                    // One that git cannot read says nothing: what is there is covered all the same.
+                    let raw = Self::raw_config(&repository).await.unwrap_or_else(|error| {
+                        let place = path.strip_prefix(project).unwrap_or(path).display().to_string();
+                        self.notes
+                            .push(shown(&format!("the configuration of {place} is not obeyed: {error}")));
+                        Vec::new()
+                    });
+                    let source = self.source(repository, &raw, project);
+                    self.sources.push(source);
+                    continue;
+                }
+                Ok(None) => "has a .git that leads nowhere".to_owned(),
+                Err(error) => format!("is not used as a repository: {error}"),
             };
-            let raw = Self::raw_config(&repository).await?;
-            let source = self.source(repository, &raw, project);
-            self.sources.push(source);
+            let path = path.strip_prefix(project).unwrap_or(path).display().to_string();
+            self.notes.push(shown(&format!("{path} {why}")));
         }
         Ok(())
     }
@@ -153,14 +176,19 @@ impl ProjectGit {
     /// What the user's own git ignores everywhere, as a file inside with its setting; none where there is nothing.
     /// gitignore(5): `core.excludesFile`, else `git/ignore` in the configuration directory.
     #[must_use]
-    pub fn excludes(&self) -> Option<(FileInside, Setting)> {
+    pub fn excludes(&self, project: &Path) -> Option<(FileInside, Setting)> {
         let named = self.user.iter().rev().find(|setting| setting.key == "core.excludesfile");
         let file = match named {
             Some(setting) => expanded(&setting.value),
             None => config_home()?.join("git/ignore"),
         };
-        let mut content = String::new();
-        fs::File::open(file).ok()?.take(MAX_EXCLUDES).read_to_string(&mut content).ok()?;
+        let content = match untrusted_file::read(&file, &[project], MAX_EXCLUDES) {
+            Ok(content) => String::from_utf8(content?).ok()?,
+            Err(error) => {
+                tracing::warn!(%error, "the user's own excludes are not taken inside");
+                return None;
+            }
+        };
         let setting = Setting { key: "core.excludesfile".into(), value: EXCLUDES_INSIDE.into() };
         Some((FileInside::new(EXCLUDES_INSIDE, content), setting))
     }
@@ -168,6 +196,12 @@ impl ProjectGit {
     /// A repository's configuration as git lists it: the shared file, then the worktree's own.
     async fn raw_config(repository: &Repository) -> Result<Vec<u8>, ProjectError> {
         let file = repository.common.join("config");
+        if repository.origin == Origin::Project {
+            let unreadable = |_| ProjectError::Config { file: file.display().to_string() };
+            let directory = repository.open(&repository.common).map_err(unreadable)?;
+            let text = directory.read("config", MAX_CONFIG).map_err(unreadable)?.unwrap_or_default();
+            return settings::of_text(text, &file).await;
+        }
         let mut raw = settings::of_file(&file).await?;
         let own = repository.git_dir.join("config.worktree");
         if own.is_file()
@@ -185,7 +219,10 @@ impl ProjectGit {
         let of = |settings: &[Setting]| {
             settings.iter().rev().find(|s| s.key == "core.hookspath").map(|s| s.value.clone())
         };
-        let hooks = of(&settings).or_else(|| of(&self.user));
+        // What the project brought names nothing on the host.
+        let own = of(&settings)
+            .filter(|path| repository.origin == Origin::User || expanded(path).components().all(is_name));
+        let hooks = own.or_else(|| of(&self.user));
         let mut config: Vec<Setting> = settings.into_iter().filter_map(|s| clean(s, &self.user)).collect();
         let hooks = hooks.and_then(|path| {
             let path = expanded(&path);
@@ -231,6 +268,11 @@ impl ProjectGit {
         }
         Ok(mounts)
     }
+}
+
+/// Whether a part of a path leads down.
+fn is_name(part: Component<'_>) -> bool {
+    matches!(part, Component::Normal(_) | Component::CurDir)
 }
 
 /// `~/` as git expands it in a path.

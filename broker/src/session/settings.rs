@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::gitdir::Stamp;
@@ -74,6 +76,28 @@ pub(super) async fn of_file(file: &Path) -> Result<Vec<u8>, ProjectError> {
     Ok(listed)
 }
 
+/// The text of a configuration file as git lists it, without what it includes. `file` is for messages.
+///
+/// # Errors
+/// When git cannot be run, or cannot read it.
+pub(super) async fn of_text(text: Vec<u8>, file: &Path) -> Result<Vec<u8>, ProjectError> {
+    let failed = || ProjectError::Config { file: file.display().to_string() };
+    let mut git = command(&["--no-includes", "--file", "-", "--list"]);
+    git.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = git.spawn().map_err(ProjectError::Git)?;
+    let stdin = child.stdin.take();
+    let told = async {
+        if let Some(mut stdin) = stdin {
+            // A git that ends before it read everything says so by its status.
+            drop(stdin.write_all(&text).await);
+        }
+    };
+    let answered = async { tokio::join!(told, child.wait_with_output()).1 };
+    let output = tokio::time::timeout(CONFIG_TIMEOUT, answered).await.map_err(|_| failed())?;
+    let output = output.map_err(ProjectError::Git)?;
+    if output.status.success() { Ok(output.stdout) } else { Err(failed()) }
+}
+
 /// Every file that the user's settings may come from, git itself among them: which one it is says where the system's
 /// are. None where that cannot be known.
 fn places() -> Option<BTreeSet<PathBuf>> {
@@ -117,6 +141,13 @@ pub(super) async fn git_config(arguments: &[&str]) -> Result<Vec<u8>, ProjectErr
         let file = arguments.iter().skip_while(|argument| **argument != "--file").nth(1);
         ProjectError::Config { file: file.map_or("the user's configuration", |file| *file).to_owned() }
     };
+    let output =
+        tokio::time::timeout(CONFIG_TIMEOUT, command(arguments).output()).await.map_err(|_| failed())?;
+    let output = output.map_err(ProjectError::Git)?;
+    if output.status.success() { Ok(output.stdout) } else { Err(failed()) }
+}
+
+fn command(arguments: &[&str]) -> Command {
     let mut git = Command::new("git");
     git.current_dir("/").env_clear().env("GIT_DIR", "/nonexistent").kill_on_drop(true);
     git.args(["config", "-z"]).args(arguments);
@@ -125,7 +156,5 @@ pub(super) async fn git_config(arguments: &[&str]) -> Result<Vec<u8>, ProjectErr
             git.env(name, value);
         }
     }
-    let output = tokio::time::timeout(CONFIG_TIMEOUT, git.output()).await.map_err(|_| failed())?;
-    let output = output.map_err(ProjectError::Git)?;
-    if output.status.success() { Ok(output.stdout) } else { Err(failed()) }
+    git
 }

@@ -111,11 +111,9 @@ impl Place<'_> {
         self.git_dirs.iter().any(|path| matches(&whole, &path.to_string_lossy(), any_case))
     }
 
-    /// Whether a session can write a file that the user's configuration includes. The user's own two are theirs.
+    /// Whether a session can write a file of the user's configuration, whatever its name and whoever names it.
     fn can_write(&self, file: &Path, notes: &mut Vec<String>) -> bool {
-        let usual = file.file_name().is_some_and(|name| name == ".gitconfig") || file.ends_with("git/config");
-        let inside = || file.canonicalize().is_ok_and(|file| file.starts_with(self.project));
-        if usual || !inside() {
+        if !file.canonicalize().is_ok_and(|file| file.starts_with(self.project)) {
             return false;
         }
         let name = keyhatch_protocol::text::shown(&file.display().to_string()).to_string();

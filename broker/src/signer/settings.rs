@@ -1,5 +1,8 @@
 //! What of the host's git configuration says how the user signs, and what the session's git is told of it.
 
+use std::path::Path;
+
+use keyhatch_host::untrusted_file;
 use keyhatch_policies::Policy;
 use keyhatch_policies::rules::FileInside;
 use keyhatch_protocol::Identity;
@@ -53,7 +56,7 @@ pub fn identities(settings: &[Setting]) -> Vec<Identity> {
 
 impl Signing {
     /// Reads how the user signs. `settings` are the system's, the user's and the project's, in this order.
-    pub async fn of(settings: &[Setting], policy: &Policy) -> (Self, Inside) {
+    pub async fn of(settings: &[Setting], policy: &Policy, project: &Path) -> (Self, Inside) {
         let chosen = Chosen(settings);
         let mut inside = Inside::default();
         let mut signing = Self {
@@ -88,11 +91,8 @@ impl Signing {
         }
         if format == Some("ssh") {
             inside.set("user.signingkey", KEY_INSIDE);
-            inside.ssh_files(
-                signing.ssh.as_ref(),
-                &signing.identities,
-                chosen.last("gpg.ssh.allowedsignersfile"),
-            );
+            let signers = chosen.last("gpg.ssh.allowedsignersfile").and_then(|path| signers(path, project));
+            inside.ssh_files(signing.ssh.as_ref(), &signing.identities, signers);
         } else if let Some(key) = chosen.last("user.signingkey") {
             inside.set("user.signingkey", key);
             signing.openpgp.named(key);
@@ -102,12 +102,23 @@ impl Signing {
     }
 }
 
+/// The list of those whom the user trusts; none where it cannot be read, or a session could have put another file there.
+fn signers(path: &str, project: &Path) -> Option<String> {
+    match untrusted_file::read(&ssh::expanded(path), &[project], MAX_SIGNERS) {
+        Ok(text) => String::from_utf8(text?).ok(),
+        Err(error) => {
+            tracing::warn!(%error, "the user's allowed signers are not taken inside");
+            None
+        }
+    }
+}
+
 impl Inside {
     fn set(&mut self, key: &str, value: &str) {
         self.settings.push(Setting { key: key.to_owned(), value: value.to_owned() });
     }
 
-    fn ssh_files(&mut self, key: Option<&SshKey>, identities: &[Identity], signers: Option<&str>) {
+    fn ssh_files(&mut self, key: Option<&SshKey>, identities: &[Identity], signers: Option<String>) {
         let mut list = String::new();
         if let Some(key) = key {
             let line = key.line();
@@ -120,9 +131,7 @@ impl Inside {
             }
         }
         // Public keys and addresses of those whom the user trusts: what `git log --show-signature` needs inside.
-        if let Some(text) = signers.and_then(|path| ssh::read_text(&ssh::expanded(path), MAX_SIGNERS)) {
-            list.push_str(&text);
-        }
+        list.extend(signers);
         self.files.push(FileInside::new(SIGNERS_INSIDE, list));
         self.set("gpg.ssh.allowedsignersfile", SIGNERS_INSIDE);
     }
@@ -191,7 +200,7 @@ mod tests {
             ("commit.gpgsign", "true"),
             ("gpg.program", "/opt/gpg"),
         ]);
-        let (signing, inside) = Signing::of(&user, &policy).await;
+        let (signing, inside) = Signing::of(&user, &policy, Path::new("/nonexistent")).await;
         let emails: Vec<&str> = signing.identities.iter().map(|who| who.email.as_str()).collect();
         assert_eq!(emails, ["c@example.org", "ada@example.org"]);
         assert_eq!(signing.identities[0].name, "Ada L", "git drops a dot at the end");
@@ -205,7 +214,7 @@ mod tests {
     async fn a_key_that_cannot_be_had_is_a_note_and_no_signature() {
         let policy = Policy::shipped("default").expect("it is shipped");
         let user = settings(&[("gpg.format", "ssh"), ("user.signingkey", "/nonexistent/id.pub")]);
-        let (signing, inside) = Signing::of(&user, &policy).await;
+        let (signing, inside) = Signing::of(&user, &policy, Path::new("/nonexistent")).await;
         assert!(signing.ssh.is_none());
         assert!(inside.notes[0].contains("cannot be used"), "{:?}", inside.notes);
     }

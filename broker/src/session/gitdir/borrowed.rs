@@ -11,6 +11,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::beneath::Beneath;
 use rustix::fs::{AtFlags, CWD, FallocateFlags, fallocate, linkat};
 
 /// How much is copied at once. A multiple of what entries of an index are aligned to.
@@ -21,8 +22,8 @@ const PIECE: usize = 256 * 1024;
 ///
 /// # Errors
 /// When it cannot be read, or nothing be written.
-pub(super) fn borrow(from: &Path, to: &Path) -> io::Result<Option<File>> {
-    let file = match File::open(from) {
+pub(super) fn borrow(from: &Beneath, name: &str, to: &Path) -> io::Result<Option<File>> {
+    let file = match from.file(name) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -82,13 +83,17 @@ pub(super) fn copy(mut from: &File, to: &Path, mut look: impl FnMut(&[u8])) -> i
 mod tests {
     use super::*;
 
+    fn beneath(temp: &tempfile::TempDir) -> Beneath {
+        Beneath::own(temp.path()).expect("it is there")
+    }
+
     #[test]
     fn what_was_agreed_on_stays_when_the_host_puts_a_new_file_there() {
         let temp = tempfile::tempdir().expect("tempdir");
         let (host, agreed) = (temp.path().join("index"), temp.path().join("agreed"));
         let names = |path: &Path| fs::metadata(path).expect("it is there").nlink();
         fs::write(&host, "first").expect("writes");
-        let mut file = borrow(&host, &agreed).expect("borrows").expect("it is there");
+        let mut file = borrow(&beneath(&temp), "index", &agreed).expect("borrows").expect("it is there");
         assert_eq!(names(&host), 2, "nothing was copied");
         fs::write(temp.path().join("lock"), "second").expect("writes");
         fs::rename(temp.path().join("lock"), &host).expect("renames");
@@ -98,7 +103,7 @@ mod tests {
         own(&agreed).expect("it is ours alone");
         assert_eq!(fs::read_to_string(&agreed).expect("reads"), "first");
 
-        assert!(borrow(&temp.path().join("absent"), &agreed).expect("asks").is_none());
+        assert!(borrow(&beneath(&temp), "absent", &agreed).expect("asks").is_none());
         own(&temp.path().join("absent")).expect("nothing to own");
     }
 
@@ -107,7 +112,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("tempdir");
         let (host, agreed) = (temp.path().join("index"), temp.path().join("agreed"));
         fs::write(&host, "first").expect("writes");
-        borrow(&host, &agreed).expect("borrows");
+        borrow(&beneath(&temp), "index", &agreed).expect("borrows");
         own(&agreed).expect("copies");
         assert_eq!(fs::metadata(&host).expect("it is there").nlink(), 1);
         fs::write(&host, "in place").expect("writes");

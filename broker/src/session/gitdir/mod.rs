@@ -57,7 +57,7 @@ use keyhatch_protocol::Remote;
 use inside::Places;
 pub use keeper::{Directories, Keeper, hold, recover};
 pub(in crate::session) use keyhatch_git_files::beneath::Stamp;
-pub use layout::{DotGit, Repository};
+pub use layout::{DotGit, LayoutError, Origin, Repository};
 pub use placeholder::forget as forget_placeholders;
 use state::Blank;
 pub use state::{Record, State};
@@ -127,7 +127,7 @@ fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
         }
         if let Some(state) = shared.and_then(|shared| record.repositories.get_mut(shared)) {
             if let Some(name) = repository.linked_name() {
-                drop(build::add_tree(&repository.git_dir, state, &format!("worktrees/{name}"), true)?);
+                drop(build::add_tree(repository, state, &format!("worktrees/{name}"), true)?);
                 places.link_back(repository, &state.session())?;
             }
             continue;
@@ -141,7 +141,7 @@ fn furnish(ground: &Ground<'_>, record: &mut Record) -> io::Result<Vec<Mount>> {
             submodules = linked;
         }
         if let Some(hooks) = &source.hooks {
-            let name = build::borrow_hooks(&state, hooks)?;
+            let name = build::borrow_hooks(&state, hooks, &project)?;
             let config = [config, vec![places.hooks(repository, number, name)]].concat();
             fs::write(state.session().join("config"), render(&config))?;
         }
