@@ -47,7 +47,7 @@ impl Missing {
 
     /// Notes a tip that is at hand.
     pub fn known(&mut self, oid: &ObjectId) {
-        if self.known.len() < MAX_KNOWN {
+        if self.known.len() < MAX_KNOWN && !self.known.contains(oid) {
             self.known.push(oid.clone());
         }
     }

@@ -39,8 +39,12 @@ pub struct Order {
     pub objects: Vec<PathBuf>,
     /// Packs of the quarantine's own directory that upstream sent: what the push builds on.
     pub bases: Vec<PathBuf>,
-    /// What upstream said it has.
+    /// Where upstream's refs are, by its own word of a moment ago.
     pub advertised: Vec<ObjectId>,
+    /// Where upstream's default branch is: what a new ref is compared with.
+    pub default_branch: Option<ObjectId>,
+    /// Whether what is missing can be fetched: then nothing is compared before it is.
+    pub may_fetch: bool,
     /// What is too much.
     pub limits: Limits,
 }
@@ -97,10 +101,21 @@ pub struct Limits {
 pub enum Answer {
     /// What it found.
     Found(Box<Inspected>),
+    /// What it needs before it can find anything.
+    Needs(Missing),
     /// What a commit changes.
     Changes(Box<SignedChanges>),
     /// Why the push cannot be made.
     Refusal(Refusal),
+}
+
+/// One look at a push.
+#[derive(Debug)]
+pub enum Inspection {
+    /// Facts, and what would make them finer.
+    Found(Box<Inspected>),
+    /// None yet: what its commands name, or are compared with, is not at hand.
+    Needs(Missing),
 }
 
 /// What inspection found, and what it could not look at.
@@ -200,11 +215,12 @@ impl InspectError {
 ///
 /// # Errors
 /// When the push is refused, or the child did not answer.
-pub async fn inspect(order: &Order, spool: &File) -> Result<Inspected, InspectError> {
+pub async fn inspect(order: &Order, spool: &File) -> Result<Inspection, InspectError> {
     let fds = vec![ReadOnlyFd::reopen(spool)?];
     let answer = send(&ErrandOut::Push(order), fds, INSPECTS).await?;
     answer.check(|answer| match answer {
-        Answer::Found(found) => about(order, *found),
+        Answer::Found(found) => about(order, *found).map(|found| Inspection::Found(Box::new(found))),
+        Answer::Needs(missing) => Ok(Inspection::Needs(missing)),
         other => Err(other.unexpected()),
     })
 }
@@ -241,7 +257,7 @@ impl Answer {
         match self {
             Self::Refusal(Refusal::Failed { step }) => InspectError::Failed { step },
             Self::Refusal(refusal) => refusal.into(),
-            Self::Found(_) | Self::Changes(_) => {
+            Self::Found(_) | Self::Needs(_) | Self::Changes(_) => {
                 InspectError::Unbelievable { what: "the answer to another question" }
             }
         }

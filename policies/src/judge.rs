@@ -74,10 +74,12 @@ fn judge_push(policy: &Policy, project: &Project, push: &PushOperation) -> Judge
             hint: "git push REMOTE REF, for each ref by itself".into(),
         });
     }
-    // A rule that allows was written for the ordinary case: a risk is for a person, unless the rule accepts risks.
+    // A rule that allows was written for the ordinary case: a risk is for a person, unless the rule accepts risks. What was
+    // not looked at can be any risk, and no rule accepts that.
+    let unlooked = facts.risks.iter().any(|risk| risk.kind.is_unlooked());
     let risky = !facts.risks.is_empty() || !push.push_options.is_empty();
     match by_rule(&rule.rule, once) {
-        Judgement::Allow(terms) if could_ask || (risky && !accepted) => Judgement::Ask(terms),
+        Judgement::Allow(terms) if could_ask || unlooked || (risky && !accepted) => Judgement::Ask(terms),
         judgement => judgement,
     }
 }
@@ -318,12 +320,15 @@ reason = "r"
             kind: UpdateKind::Create,
             old: zero.clone(),
             new: zero.clone(),
+            commit_count: None,
         };
         let facts = keyhatch_protocol::Facts {
             object_format: ObjectFormat::Sha1,
             updates: names.iter().map(update).collect(),
             commit_count: 0,
+            new_commit_count: 0,
             commits: Vec::new(),
+            tag_count: 0,
             tags: Vec::new(),
             file_count: 0,
             files: Vec::new(),

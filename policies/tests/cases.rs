@@ -132,8 +132,10 @@ fn facts(ref_name: &str, kind: UpdateKind, risks: &[RiskKind]) -> Facts {
     let ref_name = RefName::parse(ref_name.as_bytes()).expect("a ref name");
     Facts {
         object_format: ObjectFormat::Sha1,
-        updates: vec![UpdateFact { ref_name, kind, old: zero.clone(), new: zero }],
+        updates: vec![UpdateFact { ref_name, kind, old: zero.clone(), new: zero, commit_count: None }],
         commit_count: 1,
+        new_commit_count: 1,
+        tag_count: 0,
         commits: Vec::new(),
         tags: Vec::new(),
         file_count: 1,

@@ -103,6 +103,10 @@ pub struct UpdateFact {
     pub old: ObjectId,
     /// To here.
     pub new: ObjectId,
+    /// How many commits the ref would newly reach: from a ref that is there, those that it does not reach today; from a new
+    /// one, those that upstream's default branch does not. None where they were not counted one ref at a time.
+    #[serde(default)]
+    pub commit_count: Option<u64>,
 }
 
 /// A person as a commit names one: text that the session chose.
@@ -115,7 +119,7 @@ pub struct Identity {
     pub email: String,
 }
 
-/// One commit that upstream does not have.
+/// One commit that a ref would newly reach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommitFact {
@@ -133,6 +137,9 @@ pub struct CommitFact {
     pub signature: Option<CarriedSignature>,
     /// How many parents it has.
     pub parents: u32,
+    /// Whether no ref of upstream's reaches it.
+    #[serde(default)]
+    pub is_new: bool,
 }
 
 /// One annotated tag that the push brings: what a ref points to, or another such tag.
@@ -171,6 +178,10 @@ pub struct ChangedFile {
 pub enum RiskKind {
     /// An added line that looks like a secret.
     Secret,
+    /// Something that was not looked at: it is too much, or not at hand. No rule and no grant covers it.
+    NotLookedAt,
+    /// A ref that is neither a branch nor a tag, and that whoever serves or fetches it obeys.
+    SpecialRef,
     /// A workflow or pipeline file of a CI service.
     CiWorkflow,
     /// A submodule, or `.gitmodules`.
@@ -215,6 +226,8 @@ impl RiskKind {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Secret => "secret",
+            Self::NotLookedAt => "not-looked-at",
+            Self::SpecialRef => "special-ref",
             Self::CiWorkflow => "ci-workflow",
             Self::Submodule => "submodule",
             Self::Gitattributes => "gitattributes",
@@ -237,13 +250,21 @@ impl RiskKind {
     }
 }
 
+impl RiskKind {
+    /// Whether it stands for something that nobody knows. Who accepts risks accepts those that were found.
+    #[must_use]
+    pub const fn is_unlooked(self) -> bool {
+        matches!(self, Self::NotLookedAt | Self::Unknown)
+    }
+}
+
 /// One thing that the person who decides should look at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Risk {
     /// What kind.
     pub kind: RiskKind,
-    /// Where and what, one line; never the secret itself.
+    /// Where and what, one line of at most 240 bytes; never the secret itself.
     pub detail: String,
 }
 
@@ -255,11 +276,17 @@ pub struct Facts {
     pub object_format: ObjectFormat,
     /// Each command with what it does, in the client's order.
     pub updates: Vec<UpdateFact>,
-    /// How many commits upstream does not have.
+    /// How many commits the refs would newly reach, together.
     pub commit_count: u64,
-    /// The newest of them, at most 1,000.
+    /// How many of those no ref of upstream's reaches.
+    #[serde(default)]
+    pub new_commit_count: u64,
+    /// The newest that the refs would newly reach, at most 1,000.
     pub commits: Vec<CommitFact>,
-    /// The annotated tags that it brings, at most 1,000.
+    /// How many annotated tags the refs would be at, or lead through.
+    #[serde(default)]
+    pub tag_count: u64,
+    /// The first of those, at most 1,000.
     pub tags: Vec<TagFact>,
     /// How many files change.
     pub file_count: u64,
@@ -275,8 +302,50 @@ pub struct Facts {
     pub pack_bytes: u64,
     /// What to look at.
     pub risks: Vec<Risk>,
-    /// The diff as unified text, at most 1 MiB.
+    /// The diff as unified text, at most 1 MiB as JSON carries it.
     pub diff: String,
     /// Whether the diff was cut.
     pub diff_cut: bool,
+}
+
+impl Facts {
+    /// What [`Facts::covers`] needs of them, without their lists and their diff.
+    #[must_use]
+    pub fn outline(&self) -> Self {
+        Self {
+            object_format: self.object_format,
+            updates: self.updates.clone(),
+            commit_count: self.commit_count,
+            new_commit_count: self.new_commit_count,
+            commits: Vec::new(),
+            tag_count: self.tag_count,
+            tags: Vec::new(),
+            file_count: self.file_count,
+            files: Vec::new(),
+            added: self.added,
+            removed: self.removed,
+            object_count: self.object_count,
+            pack_bytes: self.pack_bytes,
+            risks: self.risks.clone(),
+            diff: String::new(),
+            diff_cut: self.diff_cut,
+        }
+    }
+
+    /// Whether a later look at the same push found no more than this one: what was decided on the first holds for the second.
+    /// Upstream may have moved between the two.
+    #[must_use]
+    pub fn covers(&self, later: &Self) -> bool {
+        let same = |(one, other): (&UpdateFact, &UpdateFact)| {
+            one.ref_name == other.ref_name
+                && one.kind == other.kind
+                && one.old == other.old
+                && one.new == other.new
+        };
+        self.updates.len() == later.updates.len()
+            && self.updates.iter().zip(&later.updates).all(same)
+            && later.commit_count <= self.commit_count
+            && later.new_commit_count <= self.new_commit_count
+            && later.risks.iter().all(|risk| self.risks.contains(risk))
+    }
 }

@@ -84,3 +84,116 @@ impl Grants {
         self.0.retain(|grant| &grant.session != session);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keyhatch_policies::{CredentialChoice, PushOperation};
+    use keyhatch_protocol::{Facts, ObjectFormat, ObjectId, Risk, RiskKind, UpdateFact};
+
+    use super::super::{BootTime, Digest};
+    use super::*;
+
+    /// Everything in which two pushes can differ, as far as a grant looks at it.
+    #[derive(Debug, Clone)]
+    struct Case {
+        remote: &'static str,
+        updates: Vec<(&'static str, UpdateKind)>,
+        risks: Vec<RiskKind>,
+        options: Vec<String>,
+        once_only: bool,
+    }
+
+    impl Case {
+        fn plain() -> Self {
+            Self {
+                remote: "https://h.example/r",
+                updates: vec![("refs/heads/main", UpdateKind::FastForward)],
+                risks: Vec::new(),
+                options: Vec::new(),
+                once_only: false,
+            }
+        }
+
+        fn terms(&self) -> Terms {
+            Terms {
+                rule: "r".into(),
+                reason: "why".into(),
+                credential: CredentialChoice::Host,
+                once_only: self.once_only,
+            }
+        }
+
+        fn operation(&self) -> Operation {
+            let zero = ObjectId::zero(ObjectFormat::Sha1);
+            let update = |(name, kind): &(&str, UpdateKind)| UpdateFact {
+                ref_name: RefName::parse(name.as_bytes()).expect("a ref name"),
+                kind: *kind,
+                old: zero.clone(),
+                new: zero.clone(),
+                commit_count: None,
+            };
+            let facts = Facts {
+                object_format: ObjectFormat::Sha1,
+                updates: self.updates.iter().map(update).collect(),
+                commit_count: 1,
+                new_commit_count: 1,
+                commits: Vec::new(),
+                tag_count: 0,
+                tags: Vec::new(),
+                file_count: 1,
+                files: Vec::new(),
+                added: 1,
+                removed: 0,
+                object_count: 3,
+                pack_bytes: 300,
+                risks: self.risks.iter().map(|kind| Risk { kind: *kind, detail: String::new() }).collect(),
+                diff: String::new(),
+                diff_cut: false,
+            };
+            let remote = Remote::parse(self.remote).expect("a remote");
+            Operation::Push(PushOperation { remote, facts, push_options: self.options.clone() })
+        }
+    }
+
+    fn covers(given: &Case, later: &Case) -> bool {
+        let session = SessionId::from_random([1; 4]);
+        let operation = given.operation();
+        let asked = Asked {
+            id: RequestId::from_random([1; 3]),
+            session: session.clone(),
+            digest: Digest::of(&session, &operation, &given.terms()),
+            operation: operation.into(),
+            terms: given.terms(),
+            created: BootTime::now(),
+            expires: BootTime::now(),
+            withdrawn: false,
+        };
+        let mut grants = Grants::default();
+        grants.give(&asked);
+        grants.covering(&session, &later.operation(), &later.terms()).is_some()
+    }
+
+    #[test]
+    fn a_grant_covers_plain_fast_forwards_of_its_own_refs_and_nothing_that_differs_in_any_other_way() {
+        let changes: &[fn(&mut Case)] = &[
+            |case| case.remote = "https://h.example/other",
+            |case| case.updates = vec![("refs/heads/other", UpdateKind::FastForward)],
+            |case| case.updates.push(("refs/heads/other", UpdateKind::FastForward)),
+            |case| case.updates = vec![("refs/heads/main", UpdateKind::Create)],
+            |case| case.updates = vec![("refs/heads/main", UpdateKind::Force)],
+            |case| case.updates = vec![("refs/heads/main", UpdateKind::Delete)],
+            |case| case.risks.push(RiskKind::Secret),
+            |case| case.risks.push(RiskKind::NotLookedAt),
+            |case| case.risks.push(RiskKind::SpecialRef),
+            |case| case.risks.push(RiskKind::Binary),
+            |case| case.options.push("ci.skip".into()),
+            |case| case.once_only = true,
+        ];
+        assert!(covers(&Case::plain(), &Case::plain()));
+        for set in 1_u32..1 << changes.len() {
+            let mut later = Case::plain();
+            changes.iter().enumerate().filter(|(at, _)| set >> at & 1 == 1).for_each(|(_, c)| c(&mut later));
+            assert!(!covers(&Case::plain(), &later), "{later:?}");
+        }
+    }
+}

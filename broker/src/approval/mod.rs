@@ -22,7 +22,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::claim::PushClaim;
-use crate::spool::{Integrity, Reading};
+use crate::spool::{Integrity, Reading, Sealed};
 
 pub use batch::{BATCH_HOLDS, BATCH_LASTS, SignQuestion};
 pub use clock::{BootTime, Clock, KernelClock};
@@ -215,6 +215,11 @@ impl Approved<Push> {
     /// Its commands and options.
     pub const fn claim(&self) -> &Arc<PushClaim> {
         self.content.sealed.claim()
+    }
+
+    /// The push itself, to be looked at again before it is sent.
+    pub(crate) const fn sealed(&self) -> &Sealed {
+        &self.content.sealed
     }
 
     /// How many bytes are sent.

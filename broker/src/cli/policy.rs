@@ -145,11 +145,13 @@ fn question(args: &Explain) -> Result<(Parsed, Project, Operation), Failure> {
         _ => UpdateKind::FastForward,
     };
     let zero = ObjectId::zero(ObjectFormat::Sha1);
-    let update = UpdateFact { ref_name, kind, old: zero.clone(), new: zero };
+    let update = UpdateFact { ref_name, kind, old: zero.clone(), new: zero, commit_count: None };
     let facts = Facts {
         object_format: ObjectFormat::Sha1,
         updates: vec![update],
         commit_count: 0,
+        new_commit_count: 0,
+        tag_count: 0,
         commits: Vec::new(),
         tags: Vec::new(),
         file_count: 0,

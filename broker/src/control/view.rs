@@ -137,8 +137,11 @@ pub struct RequestView {
     /// How many risks.
     #[serde(default)]
     pub risk_count: u64,
-    /// How many commits upstream does not have.
+    /// How many commits the refs would newly reach.
     pub commit_count: u64,
+    /// How many of those no ref of upstream's reaches.
+    #[serde(default)]
+    pub new_commit_count: u64,
     /// The newest of them.
     pub commits: Vec<CommitFact>,
     /// The annotated tags that are brought.
@@ -237,6 +240,7 @@ impl RequestView {
             risks: Vec::new(),
             risk_count: 0,
             commit_count: 0,
+            new_commit_count: 0,
             commits: Vec::new(),
             tags: Vec::new(),
             tag_count: 0,
@@ -323,8 +327,9 @@ impl Cutter {
         view.risks = self
             .list(&facts.risks, |cutter, risk| Risk { detail: cutter.text(&risk.detail), ..risk.clone() });
         view.commit_count = facts.commit_count;
+        view.new_commit_count = facts.new_commit_count;
         view.commits = self.list(&facts.commits, Self::commit);
-        view.tag_count = facts.tags.len() as u64;
+        view.tag_count = facts.tag_count;
         view.tags = self.list(&facts.tags, Self::tag);
         view.changes_known = true;
         view.file_count = facts.file_count;

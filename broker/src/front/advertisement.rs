@@ -13,9 +13,6 @@ use crate::pktline::{self, Packet, Packets, PktLineError};
 use crate::session::Session;
 use crate::upstream::{Advertised, Answer, Held, Patience, Service};
 
-/// Most tips that are remembered of one upstream: more refs cost memory and say nothing new.
-const MAX_TIPS: usize = 100_000;
-
 /// Rewrites an advertisement as it passes, a packet at a time; what is kept is one unfinished packet.
 ///
 /// Of receive-pack's `no-thin` is added, so that the pack is whole. Of upload-pack's, what would send the client to
@@ -33,8 +30,6 @@ pub struct Rewritten {
     pub bytes: Vec<u8>,
     /// The refs in it, of any version of the protocol: `ID SP NAME`, then capabilities, attributes or nothing.
     pub refs: Vec<(RefName, ObjectId)>,
-    /// Places of refs, those included that have no name of ours.
-    pub tips: Vec<ObjectId>,
     /// Whether a packet was whole.
     pub moved: bool,
     /// Whether it was the last: the advertisement has ended.
@@ -75,9 +70,6 @@ impl Rewriter {
     }
 
     fn line(&self, line: &[u8], rewritten: &mut Rewritten) {
-        if self.service == Service::ReceivePack {
-            rewritten.tips.extend(tip(line));
-        }
         rewritten.refs.extend(named(line));
         let to = &mut rewritten.bytes;
         match self.service {
@@ -121,7 +113,6 @@ pub(super) fn body(front: &Front, remote: &Remote, service: Service, advertised:
         rest,
         held,
         rewriter: Rewriter::new(service),
-        tips: Vec::new(),
         patience: Patience::default(),
         ended: false,
     };
@@ -141,7 +132,6 @@ struct Passing {
     rest: Answer,
     held: Option<Held>,
     rewriter: Rewriter,
-    tips: Vec<ObjectId>,
     patience: Patience,
     ended: bool,
 }
@@ -166,11 +156,8 @@ impl Passing {
                 None => self.patience.next(&mut self.rest).await?.ok_or(io::ErrorKind::UnexpectedEof)?,
             };
             let malformed = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-            let Rewritten { bytes, refs, tips, moved, ended } =
-                self.rewriter.next(&chunk).map_err(malformed)?;
+            let Rewritten { bytes, refs, moved, ended } = self.rewriter.next(&chunk).map_err(malformed)?;
             self.session.upstreams.note(&self.remote, refs);
-            let room = MAX_TIPS.saturating_sub(self.tips.len());
-            self.tips.extend(tips.into_iter().take(room));
             if moved {
                 self.patience.renew();
             }
@@ -186,9 +173,6 @@ impl Passing {
     /// All of it is known.
     fn end(&mut self) {
         self.ended = true;
-        if self.rewriter.service == Service::ReceivePack {
-            self.session.remember_tips(&self.remote, std::mem::take(&mut self.tips));
-        }
         if let Some(held) = self.held.take() {
             self.session.held.hold(&self.remote, held);
         }
@@ -239,7 +223,7 @@ impl Listing {
     }
 }
 
-fn named(line: &[u8]) -> Option<(RefName, ObjectId)> {
+pub(super) fn named(line: &[u8]) -> Option<(RefName, ObjectId)> {
     let id = tip(line)?;
     let rest = &line[id.as_str().len() + 1..];
     let end = rest.iter().position(|byte| matches!(byte, 0 | b' ' | b'\n')).unwrap_or(rest.len());
@@ -282,21 +266,19 @@ mod tests {
         bytes.extend_from_slice(b"0000");
         bytes.extend_from_slice(b"what comes after the end");
         for size in [1, 7, 1000] {
-            let (mut rewriter, mut text, mut tips, mut ended) =
-                (Rewriter::new(Service::ReceivePack), Vec::new(), 0, false);
+            let (mut rewriter, mut text, mut ended) =
+                (Rewriter::new(Service::ReceivePack), Vec::new(), false);
             for chunk in bytes.chunks(size) {
                 if ended {
                     break;
                 }
                 let rewritten = rewriter.next(chunk).expect("pkt-lines");
                 text.extend(rewritten.bytes);
-                tips += rewritten.tips.len();
                 ended = rewritten.ended;
             }
             let text = String::from_utf8(text).expect("text");
             assert!(text.contains("\0report-status push-cert=1-x no-thin\n"), "{text:?}");
             assert!(text.ends_with("refs/heads/n\n0000") && ended, "{text:?}");
-            assert_eq!(tips, 2);
         }
     }
 

@@ -13,8 +13,9 @@ use keyhatch_protocol::text::shown_name;
 use keyhatch_protocol::{CarriedSignature, Facts, Remote, Risk, RiskKind, SignatureFact};
 
 use super::Front;
+use super::upstream_refs::UpstreamRefs;
 use crate::cause::chain;
-use crate::inspect::{self, InspectError, Inspected, Limits, Order, base_packs};
+use crate::inspect::{self, InspectError, Inspected, Inspection, Limits, Missing, Order, base_packs};
 use crate::signer::MadeSignature;
 use crate::spool::Sealed;
 use crate::upstream::Upstream;
@@ -32,6 +33,7 @@ pub(super) async fn of(
     front: &Front,
     remote: &Remote,
     sealed: &Sealed,
+    refs: &UpstreamRefs,
     waits: &AtomicBool,
 ) -> Result<Facts, InspectError> {
     let session = &front.session;
@@ -53,7 +55,9 @@ pub(super) async fn of(
             .filter(|store| store.is_dir())
             .collect(),
         bases: Vec::new(),
-        advertised: session.tips(remote),
+        advertised: refs.tips.clone(),
+        default_branch: refs.default_branch.clone(),
+        may_fetch: true,
         limits: Limits { pack_bytes, objects },
     };
     let mut round = 0;
@@ -61,28 +65,64 @@ pub(super) async fn of(
         // Each inspection starts afresh: what an earlier one left is not trusted.
         order.quarantine = quarantine.path().join(format!("round-{round}"));
         fs::create_dir(&order.quarantine)?;
+        let mut settled = None;
         let turn = front.broker.inspections.turn(&session.id, waits).await;
-        let Inspected { facts, missing, absent } = inspect::inspect(&order, sealed.file()).await?;
+        let looked = inspect::inspect(&order, sealed.file()).await?;
         drop(turn);
-        let settled = async || match absent {
-            Some(refusal) => Err(refusal.into()),
-            None => Ok(with_signatures(front, with_remote(remote, facts)).await),
-        };
-        if missing.is_empty() || round == ROUNDS {
-            keep(&base_packs(&order.quarantine), &kept);
-            return settled().await;
-        }
-        let base = quarantine.path().join(format!("base-{round}.pack"));
-        let mut file = File::create_new(&base)?;
-        match upstream.fetch_bases(&missing, order.object_format, (&mut file, pack_bytes)).await {
-            Ok(true) => order.bases.push(base),
-            Ok(false) => return settled().await,
-            Err(error) => {
-                tracing::info!(%remote, error = %chain(&error), "upstream did not send what a push builds on");
-                return settled().await;
+        let missing = match looked {
+            Inspection::Needs(missing) => missing,
+            Inspection::Found(found) => {
+                let Inspected { facts, missing, absent } = *found;
+                if missing.is_empty() || round == ROUNDS || !order.may_fetch {
+                    keep(&base_packs(&order.quarantine), &kept);
+                    return match absent {
+                        Some(refusal) => Err(refusal.into()),
+                        None => Ok(with_signatures(front, with_remote(remote, facts)).await),
+                    };
+                }
+                settled = Some((facts, absent));
+                missing
             }
-        }
+        };
+        let base = quarantine.path().join(format!("base-{round}.pack"));
         round += 1;
+        match fetch(&upstream, &missing, &order, &base).await? {
+            Fetched::Pack => {
+                order.bases.push(base);
+                order.may_fetch = round < ROUNDS;
+            }
+            Fetched::Nothing => match settled {
+                Some((facts, None)) => {
+                    return Ok(with_signatures(front, with_remote(remote, facts)).await);
+                }
+                Some((_, Some(absent))) => return Err(absent.into()),
+                // What it needs is nowhere: it is looked at as it is.
+                None => order.may_fetch = false,
+            },
+        }
+    }
+}
+
+/// Whether upstream sent anything.
+enum Fetched {
+    Pack,
+    Nothing,
+}
+
+async fn fetch(
+    upstream: &Upstream,
+    missing: &Missing,
+    order: &Order,
+    to: &Path,
+) -> Result<Fetched, InspectError> {
+    let mut file = File::create_new(to)?;
+    match upstream.fetch_bases(missing, order.object_format, (&mut file, order.limits.pack_bytes)).await {
+        Ok(true) => Ok(Fetched::Pack),
+        Ok(false) => Ok(Fetched::Nothing),
+        Err(error) => {
+            tracing::info!(error = %chain(&error), "upstream did not send what a push builds on");
+            Ok(Fetched::Nothing)
+        }
     }
 }
 

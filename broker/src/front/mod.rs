@@ -10,6 +10,7 @@ mod lfs;
 mod on_host;
 mod push;
 mod report;
+mod upstream_refs;
 
 use std::io;
 use std::os::fd::OwnedFd;

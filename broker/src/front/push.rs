@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,12 +12,12 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use keyhatch_policies::{Service as PolicyService, judge, judge_ref, judge_remote, push_credential};
-use keyhatch_protocol::{RefUpdate, Remote};
+use keyhatch_protocol::{Facts, RefUpdate, Remote, Scheme};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::report::{self, Outcome};
-
+use super::upstream_refs::{Asking, Stale, UpstreamRefs, default_branch, is_create};
 use super::{Front, advertisement, facts, git_protocol, refuse, served};
 use crate::approval::{
     self, Approved, Attached, Authority, Decision, Judged, Patience, Proposal, Question, Submission, admit,
@@ -26,12 +26,16 @@ use crate::broker::{Broker, WITHDRAWN};
 use crate::cause::chain;
 use crate::claim::{Certificate, PushClaim};
 use crate::spool::{Altered, Arrived, Dropped, Sealed, SpoolTarget, spool_push};
-use crate::upstream::{HeldConnection, PushAnswer, Service, Upstream, UpstreamError, certificate_offer};
+use crate::upstream::{
+    HeldConnection, OpenPush, PushAnswer, Service, Upstream, UpstreamError, certificate_offer,
+};
 
 /// How often a held client is written to, so that a dead connection is noticed: git's own default is 5 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// When a client that waits for an inspection is first written to: most take less.
 const FIRST_SIGN: Duration = Duration::from_secs(1);
+/// What the session reads where upstream moved between what was decided on and what would be sent.
+const CHANGED: &str = "keyhatch: upstream has changed since this was shown or allowed, and nothing was sent; hint: git fetch, then push again";
 /// Answers in flight to a client: a slow one slows its upstream, and costs no memory here.
 const IN_FLIGHT: usize = 8;
 
@@ -69,7 +73,15 @@ pub(super) async fn receive_pack(front: Front, remote: Remote, request: Request)
     if request.headers().contains_key("content-encoding") {
         return refuse("a compressed push is not a form that git sends");
     }
-    let early = |claim: &PushClaim| forbidden(&front, &remote, claim).is_some();
+    let asking = OnceLock::new();
+    let early = |claim: &PushClaim| {
+        let refused = forbidden(&front, &remote, claim).is_some();
+        if !refused {
+            // Upstream is asked while the pack arrives.
+            asking.get_or_init(|| Asking::start(&front, &remote, claim));
+        }
+        refused
+    };
     let (limit, directory) = (session.policy.limits().pack_bytes, front.broker.paths.spool());
     let target = SpoolTarget { directory: &directory, quota: &session.spool, limit };
     let arrived = spool_push(request.into_body(), target, early).await;
@@ -97,8 +109,10 @@ pub(super) async fn receive_pack(front: Front, remote: Remote, request: Request)
             let certificate = sealed.claim().certificate.as_ref();
             let nonce = certificate.map(|one| one.promise.nonce.as_deref().unwrap_or_default());
             let held = Mutex::new(front.session.held.take(&remote, nonce));
+            let asking = asking.into_inner();
+            let asking = asking.unwrap_or_else(|| Asking::start(&front, &remote, sealed.claim()));
             let push = Push { front, remote, client: Client { sender }, held };
-            tokio::spawn(push.run(sealed));
+            tokio::spawn(push.run(sealed, asking));
         }
         Err(error) => {
             tracing::info!(%remote, error = %chain(&error), "a push was not taken in");
@@ -180,6 +194,14 @@ enum NotSent {
     Withdrawn,
     /// One reason for every ref.
     Refused(String),
+    /// Reasons for some refs, by name; the others are not sent because of them.
+    Stale(Vec<(String, String)>),
+}
+
+/// What was decided on: where upstream's refs were, and what was found.
+struct Seen {
+    refs: UpstreamRefs,
+    facts: Facts,
 }
 
 struct Push {
@@ -191,10 +213,14 @@ struct Push {
 }
 
 impl Push {
-    async fn run(self, sealed: Sealed) {
+    async fn run(self, sealed: Sealed, asking: Asking) {
         let claim = sealed.claim().clone();
-        let Err(not_sent) = self.steps(sealed).await else { return };
+        let Err(not_sent) = self.steps(sealed, asking).await else { return };
         let reason = match not_sent {
+            NotSent::Stale(reasons) => {
+                record_denial(&self.front, &self.remote, &claim.updates, &reasons).await;
+                return self.client.send(refusal(&claim, &reasons)).await;
+            }
             NotSent::Withdrawn => "keyhatch: withdrawn: the client went away".to_owned(),
             NotSent::Refused(reason) => reason,
         };
@@ -208,9 +234,18 @@ impl Push {
     }
 
     /// inspect → judge → approve → record → forward → record.
-    async fn steps(&self, sealed: Sealed) -> Result<(), NotSent> {
+    async fn steps(&self, sealed: Sealed, asking: Asking) -> Result<(), NotSent> {
         let claim = sealed.claim().clone();
-        let proposal = self.inspect(sealed).await?;
+        let asked = self.while_waited_for(&claim, &AtomicBool::default(), asking.finish()).await?;
+        let refs = asked.map_err(|error| self.not_asked(&error))?;
+        let stale = refs.stale(&claim.updates);
+        if !stale.is_empty() {
+            let reason = |one: &Stale<'_>| (one.update.ref_name.to_string(), one.reason());
+            return Err(NotSent::Stale(stale.iter().map(reason).collect()));
+        }
+        let facts = self.inspect(&sealed, &refs).await?;
+        let seen = Seen { refs, facts: facts.outline() };
+        let proposal = self.propose(sealed, facts)?;
         let session = &self.front.session;
         let judgement = judge(&session.policy, &session.project, proposal.operation());
         let approved = match admit(&session.id, proposal, judgement) {
@@ -218,16 +253,58 @@ impl Push {
             Judged::Denied(reason) => return Err(NotSent::Refused(format!("keyhatch: {}", reason.text))),
             Judged::Ask(question) => self.ask(&claim, *question).await?,
         };
-        self.forward(approved).await
+        let open = self.reopen(&approved, &seen).await?;
+        self.forward(approved, open).await
     }
 
-    async fn inspect(&self, sealed: Sealed) -> Result<Proposal<approval::Push>, NotSent> {
+    /// Why upstream could not say what it has.
+    fn not_asked(&self, error: &UpstreamError) -> NotSent {
+        tracing::info!(remote = %self.remote, error = %chain(error), "an upstream did not say what it has");
+        NotSent::Refused(format!("keyhatch: {}", first_line(&error.for_session())))
+    }
+
+    /// Asks upstream again, on the connection that the push is sent on. Where it has changed so that more would be found
+    /// than was approved, nothing is sent.
+    ///
+    /// Over https that is a request of its own. It is left out where nobody was asked, who would have taken time, and where
+    /// each command's facts hang on the old value alone: upstream compares that itself as it takes the push.
+    async fn reopen(
+        &self,
+        approved: &Approved<approval::Push>,
+        seen: &Seen,
+    ) -> Result<Option<OpenPush>, NotSent> {
+        let updates = &approved.claim().updates;
+        let is_compared_by_upstream = !updates.iter().any(is_create);
+        let is_immediate = !matches!(approved.authority(), Authority::Person(_));
+        if self.remote.scheme() == Scheme::Https && is_immediate && is_compared_by_upstream {
+            return Ok(None);
+        }
+        let (broker, session) = (&self.front.broker, &self.front.session);
+        let upstream = Upstream::connect(broker, session, approved.remote(), &approved.terms().credential);
+        let (open, head) = tokio::join!(open(&upstream), default_branch(&upstream, updates));
+        let open = open.map_err(|error| self.not_asked(&error))?;
+        let later = UpstreamRefs::of(&open.advertisement, head, updates);
+        if later == seen.refs {
+            return Ok(Some(open));
+        }
+        let changed = || NotSent::Refused(CHANGED.to_owned());
+        if !later.stale(updates).is_empty() {
+            return Err(changed());
+        }
+        let facts = self.inspect(approved.sealed(), &later).await?;
+        if seen.facts.covers(&facts) { Ok(Some(open)) } else { Err(changed()) }
+    }
+
+    async fn inspect(&self, sealed: &Sealed, refs: &UpstreamRefs) -> Result<Facts, NotSent> {
         let waits = AtomicBool::default();
-        let looking = facts::of(&self.front, &self.remote, &sealed, &waits);
-        let facts = self.while_waited_for(sealed.claim(), &waits, looking).await?.map_err(|error| {
+        let looking = facts::of(&self.front, &self.remote, sealed, refs, &waits);
+        self.while_waited_for(sealed.claim(), &waits, looking).await?.map_err(|error| {
             tracing::info!(remote = %self.remote, error = %chain(&error), "a push did not pass inspection");
             NotSent::Refused(format!("keyhatch: {}", error.for_session()))
-        })?;
+        })
+    }
+
+    fn propose(&self, sealed: Sealed, facts: Facts) -> Result<Proposal<approval::Push>, NotSent> {
         Proposal::push(self.remote.clone(), sealed, facts).map_err(|error| {
             tracing::error!(remote = %self.remote, %error, "a push was not described by its inspection");
             NotSent::Refused("keyhatch: the push cannot be inspected".into())
@@ -299,7 +376,11 @@ impl Push {
     }
 
     /// Sends exactly the bytes that were approved, on a fresh connection, and relays what upstream says.
-    async fn forward(&self, approved: Approved<approval::Push>) -> Result<(), NotSent> {
+    async fn forward(
+        &self,
+        approved: Approved<approval::Push>,
+        open: Option<OpenPush>,
+    ) -> Result<(), NotSent> {
         let (broker, session) = (&self.front.broker, &self.front.session);
         let claim = approved.claim().clone();
         let mut fields = described(&approved);
@@ -311,7 +392,9 @@ impl Push {
             NotSent::Refused(format!("keyhatch: {error}"))
         };
         broker.record(&session.id, "push-sending", fields.clone()).await.map_err(unrecorded)?;
+        // A signed push goes where its nonce counts; any other on the connection that upstream was asked on.
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let held = held.or_else(|| open.and_then(|open| open.connection));
         match Upstream::push(broker, session, approved, held).await {
             Ok(answer) => self.relay(&claim, answer, fields).await,
             Err(error) => Err(self.not_sent(&error, fields).await),
@@ -396,6 +479,14 @@ impl Push {
         if let Err(error) = recorded {
             tracing::error!(%error, "a push was sent, but its outcome could not be recorded");
         }
+    }
+}
+
+/// Opens what a push is sent on. A login that is refused was forgotten; the next one is tried once.
+async fn open(upstream: &Upstream) -> Result<OpenPush, UpstreamError> {
+    match upstream.open_push().await {
+        Err(UpstreamError::Refused { .. }) => upstream.open_push().await,
+        open => open,
     }
 }
 

@@ -4,7 +4,8 @@
 mod schedule;
 
 pub use keyhatch_inspection::push::{
-    CommitErrand, InspectError, Inspected, Limits, Missing, Order, base_packs, changes_of, inspect,
+    CommitErrand, InspectError, Inspected, Inspection, Limits, Missing, Order, base_packs, changes_of,
+    inspect,
 };
 pub use schedule::{Schedule, Turn};
 

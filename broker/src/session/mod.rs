@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use keyhatch_policies::rules::{FileInside, Mount};
 use keyhatch_policies::{GitDirectory, Policy, Project, ProjectAccess, Terms};
 use keyhatch_protocol::message::BRIDGE_BASE;
-use keyhatch_protocol::{Identity, ObjectId, Remote, SessionId};
+use keyhatch_protocol::{Identity, Remote, SessionId};
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -141,7 +141,6 @@ pub struct Session {
     /// Whether nothing of it runs any more, where somebody said so: of a container nobody else knows.
     over: AtomicBool,
     fetches: Mutex<HashMap<Remote, Admitted>>,
-    tips: Mutex<HashMap<Remote, Vec<ObjectId>>>,
     counts: Mutex<BTreeMap<String, u64>>,
     /// Watches its own git directory; none where it shares the project's.
     keeper: Option<Keeper>,
@@ -191,18 +190,6 @@ impl Session {
     /// Remembers that a fetch was admitted.
     pub fn remember_fetch(&self, remote: &Remote, admitted: Admitted) {
         self.fetches.lock().unwrap_or_else(PoisonError::into_inner).insert(remote.clone(), admitted);
-    }
-
-    /// Remembers what upstream said it has, from its own mouth: the session cannot change it.
-    pub fn remember_tips(&self, remote: &Remote, tips: Vec<ObjectId>) {
-        self.tips.lock().unwrap_or_else(PoisonError::into_inner).insert(remote.clone(), tips);
-    }
-
-    /// What upstream last said it has.
-    #[must_use]
-    pub fn tips(&self, remote: &Remote) -> Vec<ObjectId> {
-        let tips = self.tips.lock().unwrap_or_else(PoisonError::into_inner);
-        tips.get(remote).cloned().unwrap_or_default()
     }
 
     /// Writes what its sandbox finds, and says what the runner needs.
@@ -513,7 +500,6 @@ async fn begin(
         link: OnceLock::new(),
         over: AtomicBool::new(false),
         fetches: Mutex::default(),
-        tips: Mutex::default(),
         counts: Mutex::default(),
         held: HeldConnections::default(),
         nonces: GivenNonces::default(),

@@ -147,8 +147,9 @@ pub(super) fn rest(request: &RequestView, details: &mut Details) {
         return;
     }
     details.say(format!(
-        "  changes     {}, {}, +{} -{} lines, {} bytes",
+        "  changes     {}{}, {}, +{} -{} lines, {} bytes",
         counted(request.commit_count, "commit"),
+        known(request),
         counted(request.file_count, "file"),
         request.added,
         request.removed,
@@ -163,6 +164,14 @@ pub(super) fn rest(request: &RequestView, details: &mut Details) {
     }
     details.more(request.tag_count, request.tags.len(), "tags");
     details.files(request);
+}
+
+/// How many of the commits upstream has already, under another ref.
+fn known(request: &RequestView) -> String {
+    match request.commit_count.saturating_sub(request.new_commit_count) {
+        0 => String::new(),
+        known => format!(" ({known} of them upstream already, under another ref)"),
+    }
 }
 
 /// A number with its word.

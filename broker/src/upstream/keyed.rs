@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use keyhatch_protocol::agent;
+use keyhatch_protocol::{ObjectFormat, ObjectId, agent};
 use russh::client::{self, Handle, Msg};
 use russh::keys::PublicKeyOrCertificate;
 use russh::keys::agent::AgentIdentity;
@@ -22,7 +22,9 @@ use ssh_key::{HashAlg, PublicKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ssh::{quoted, read_to_flush, speaks_v2};
-use super::{Advertisement, Answer, Held, HeldConnection, Service, Upstream, UpstreamError, Way, held};
+use super::{
+    Advertisement, Answer, Held, HeldConnection, OpenPush, Service, Upstream, UpstreamError, Way, head, held,
+};
 use crate::approval::PushBody;
 use crate::credential::named;
 use crate::signer::{SshKey, Voice};
@@ -76,6 +78,31 @@ pub(super) async fn advertisement(
         return Err(UpstreamError::OldProtocol { authority: upstream.remote.authority() });
     }
     Ok(Advertisement::of(bytes))
+}
+
+/// Opens what a push is sent on.
+pub(super) async fn open_push(upstream: &Upstream, name: &str) -> Result<OpenPush, UpstreamError> {
+    let mut connection = connect(upstream, name, Service::ReceivePack).await?;
+    let advertisement = read_advertisement(upstream, &mut connection).await?;
+    Ok(OpenPush { advertisement, connection: Some(HeldConnection(Way::Keyed(connection))) })
+}
+
+/// Where the default branch is, on one connection.
+pub(super) async fn head(
+    upstream: &Upstream,
+    name: &str,
+    format: ObjectFormat,
+) -> Result<Option<ObjectId>, UpstreamError> {
+    let mut connection = connect(upstream, name, Service::UploadPack).await?;
+    let mut refs = read_advertisement(upstream, &mut connection).await?;
+    if speaks_v2(&refs) {
+        let asked = connection.stream.write_all(&head::ls_head(format)).await;
+        asked.map_err(|source| UpstreamError::Host { what: "ask over ssh", source })?;
+        refs = read_advertisement(upstream, &mut connection).await?;
+    }
+    drop(connection.stream.write_all(b"0000").await);
+    drop(connection.handle.disconnect(Disconnect::ByApplication, "", "").await);
+    Ok(head::head_of(&refs))
 }
 
 /// Sends one request of a fetch on a connection of its own, and returns the answer as it comes.

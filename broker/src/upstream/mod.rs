@@ -7,6 +7,7 @@
 mod advertised;
 mod bases;
 mod cache;
+mod head;
 mod held;
 mod http;
 mod keyed;
@@ -73,6 +74,15 @@ impl Advertisement {
     const fn of(bytes: Vec<u8>) -> Self {
         Self { bytes, held: None }
     }
+}
+
+/// A push that is about to be sent.
+#[derive(Debug)]
+pub(crate) struct OpenPush {
+    /// What upstream has, said on this very connection; over https in the request before the push's.
+    pub(crate) advertisement: Vec<u8>,
+    /// The connection that waits for the push; https has none.
+    pub(crate) connection: Option<HeldConnection>,
 }
 
 /// A streamed answer.
@@ -308,6 +318,24 @@ impl Upstream {
         match self.remote.scheme() {
             Scheme::Https => http::upload_pack(self, git_protocol, content_encoding, body).await,
             Scheme::Ssh | Scheme::Scp => ssh::upload_pack(self, content_encoding, body).await,
+        }
+    }
+
+    /// Opens what a push is sent on, and reads what upstream has on it.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, refuses, or is no git server.
+    pub(crate) async fn open_push(&self) -> Result<OpenPush, UpstreamError> {
+        if let Some(name) = self.named_key()? {
+            return keyed::open_push(self, name).await;
+        }
+        match self.remote.scheme() {
+            Scheme::Https => {
+                let Advertisement { bytes, .. } =
+                    http::advertisement(self, Service::ReceivePack, None).await?;
+                Ok(OpenPush { advertisement: bytes, connection: None })
+            }
+            Scheme::Ssh | Scheme::Scp => ssh::open_push(self).await,
         }
     }
 

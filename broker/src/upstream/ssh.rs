@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use keyhatch_protocol::{Remote, SessionId};
+use keyhatch_protocol::{ObjectFormat, ObjectId, Remote, SessionId};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 use super::{
-    Advertisement, Answer, Held, HeldConnection, MAX_ADVERTISEMENT, Service, Upstream, UpstreamError, Way,
-    cache, held,
+    Advertisement, Answer, Held, HeldConnection, MAX_ADVERTISEMENT, OpenPush, Service, Upstream,
+    UpstreamError, Way, cache, head, held,
 };
 use crate::approval::PushBody;
 use crate::pktline::{Packet, Packets};
@@ -81,6 +81,29 @@ pub(super) async fn advertisement(
         return cache::advertisement(upstream, git_protocol).await;
     }
     Ok(Advertisement::of(bytes))
+}
+
+/// Opens what a push is sent on.
+pub(super) async fn open_push(upstream: &Upstream) -> Result<OpenPush, UpstreamError> {
+    let mut connection = connect(upstream, Service::ReceivePack)?;
+    let advertisement = read_advertisement(upstream, &mut connection).await?;
+    Ok(OpenPush { advertisement, connection: Some(HeldConnection(Way::Ssh(connection))) })
+}
+
+/// Where the default branch is, on one connection.
+pub(super) async fn head(
+    upstream: &Upstream,
+    format: ObjectFormat,
+) -> Result<Option<ObjectId>, UpstreamError> {
+    let mut connection = connect(upstream, Service::UploadPack)?;
+    let mut refs = read_advertisement(upstream, &mut connection).await?;
+    if speaks_v2(&refs) {
+        let asked = connection.stdin.write_all(&head::ls_head(format)).await;
+        asked.map_err(|source| UpstreamError::Host { what: "ask over ssh", source })?;
+        refs = read_advertisement(upstream, &mut connection).await?;
+    }
+    goodbye(connection).await;
+    Ok(head::head_of(&refs))
 }
 
 pub(super) async fn upload_pack<S>(

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use keyhatch_cage::{Cage, Limits, Work};
-use keyhatch_protocol::{Facts, SignedChanges, UpdateKind};
+use keyhatch_protocol::{Facts, SignedChanges};
 
+use super::look::Look;
 use super::quarantine::Quarantine;
 use super::{
-    Answer, CommitErrand, Errand, Inspected, Missing, Order, Refusal, changes, history, names, reach,
+    Answer, CommitErrand, Errand, Inspected, Order, Refusal, changes, history, names, reach, search,
 };
 
 /// Most bytes of an order: 100,000 advertised tips and 10,000 commands fit.
@@ -38,7 +39,7 @@ pub(super) fn failed(step: &str, error: impl std::fmt::Display) -> Refusal {
 
 fn look(errand: Errand, fds: Vec<OwnedFd>) -> Result<Answer, Refusal> {
     match errand {
-        Errand::Push(order) => push(&order, fds).map(|found| Answer::Found(Box::new(found))),
+        Errand::Push(order) => push(&order, fds),
         Errand::Commit(errand) => commit(*errand).map(|changes| Answer::Changes(Box::new(changes))),
     }
 }
@@ -62,33 +63,38 @@ fn commit(errand: CommitErrand) -> Result<SignedChanges, Refusal> {
         objects,
         bases: Vec::new(),
         advertised: Vec::new(),
+        default_branch: None,
+        may_fetch: false,
         limits,
     };
-    changes::of_commit(&Quarantine::borrowing(&order)?, (parent.as_ref(), &tree))
+    let quarantine = Quarantine::borrowing(&order)?;
+    changes::of_commit(&mut Look::new(&quarantine), parent.as_ref(), &tree)
 }
 
-fn push(order: &Order, fds: Vec<OwnedFd>) -> Result<Inspected, Refusal> {
+fn push(order: &Order, fds: Vec<OwnedFd>) -> Result<Answer, Refusal> {
     let readable: Vec<_> = order.objects.iter().chain(&order.bases).cloned().collect();
     enforce(&readable, &order.quarantine, order.limits)?;
     let spool = fds.into_iter().next().ok_or_else(|| failed("the spool", "it was not given"))?;
     let quarantine = Quarantine::index(order, &File::from(spool))?;
-    let mut missing = Missing::default();
-    let history = history::of(order, &quarantine, &mut missing)?;
-    let reached = reach::of(order, &quarantine, &mut missing)?;
-    let changes = changes::of(order, &quarantine, &history, &mut missing)?;
-    let mut risks = quarantine.risks;
-    risks.extend(history.risks);
-    risks.extend(names::risks(&history.updates));
-    risks.extend(reached);
-    risks.extend(changes.risks);
-    if history.updates.iter().all(|update| update.kind == UpdateKind::Delete) {
-        risks.clear();
+    let mut look = Look::new(&quarantine);
+    quarantine.risks.iter().for_each(|risk| look.risks.add(risk.kind, &risk.detail));
+    if order.may_fetch && !history::has_ends(order, &mut look)? {
+        return Ok(Answer::Needs(look.missing));
     }
+    let history = history::of(order, &mut look)?;
+    names::note(&mut look.risks, &history.updates);
+    reach::of(order, &mut look)?;
+    let changes = changes::of(&mut look, &history.targets);
+    search::commits(&mut look, &history.reached);
+    let Look { budget, mut risks, missing, .. } = look;
+    budget.spent().for_each(|spent| risks.not_looked_at(spent.to_string()));
     let facts = Facts {
         object_format: order.object_format,
         updates: history.updates,
         commit_count: history.commit_count,
+        new_commit_count: history.new_count,
         commits: history.commits,
+        tag_count: history.tag_count,
         tags: history.tags,
         file_count: changes.file_count,
         files: changes.files,
@@ -96,9 +102,9 @@ fn push(order: &Order, fds: Vec<OwnedFd>) -> Result<Inspected, Refusal> {
         removed: changes.removed,
         object_count: quarantine.objects,
         pack_bytes: quarantine.bytes,
-        risks,
+        risks: risks.into_list(),
         diff: changes.diff,
         diff_cut: changes.diff_cut,
     };
-    Ok(Inspected { facts, missing, absent: history.absent })
+    Ok(Answer::Found(Box::new(Inspected { facts, missing, absent: history.absent })))
 }

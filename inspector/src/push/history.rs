@@ -1,8 +1,12 @@
-//! What each command does to its ref, and the commits that upstream does not have.
+//! What each command does to its ref, and what the ref would newly reach from where it really is.
+//!
+//! A ref that exists is compared with where upstream has it; one that is made, with upstream's default branch, which is
+//! what a new branch is taken to start from. What other refs of upstream's reach hides nothing: a commit that is new to a
+//! ref is looked at wherever else it already stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use git2::{ObjectType, Oid, Repository};
+use git2::{ObjectType, Oid};
 use keyhatch_protocol::signable::{CommitText, MAX_TEXT, escaped};
 use keyhatch_protocol::{
     CarriedSignature, CommitFact, Identity, RefName, RefUpdate, Risk, RiskKind, SignatureFact, TagFact,
@@ -10,249 +14,394 @@ use keyhatch_protocol::{
 };
 
 use super::child::failed;
+use super::look::Look;
 use super::quarantine::Quarantine;
-use super::{Missing, Order, Refusal, signatures};
+use super::risks::{self, excerpt};
+use super::walk::{self, Reached, difference};
+use super::{Order, Refusal, search, signatures};
 
-/// Commits that the facts list; the count is whole.
+/// Commits that the facts list, and tags; the counts are whole.
 const LISTED: usize = 1000;
-/// Commits that are counted before "more" is enough.
-const COUNTED: usize = 200_000;
-/// Different things that are said of the text of commits.
-const MAX_DOUBTS: usize = 50;
+/// Tags of tags that are followed from one ref.
+const MAX_NESTED: usize = 100;
+/// New refs that are walked one by one, so that each says how many commits it reaches; more are walked together.
+const WALKED_ALONE: usize = 64;
+/// Bytes of a ref's name where something is said of it.
+const MAX_NAME: usize = 200;
 
 /// What was found.
+#[derive(Default)]
 pub(super) struct History {
     pub(super) updates: Vec<UpdateFact>,
     pub(super) commit_count: u64,
+    pub(super) new_count: u64,
     pub(super) commits: Vec<CommitFact>,
+    pub(super) tag_count: u64,
     pub(super) tags: Vec<TagFact>,
-    /// The new commits, newest first, as far as they are listed.
-    pub(super) new: Vec<Oid>,
-    pub(super) risks: Vec<Risk>,
+    /// Every commit that a ref newly reaches, newest first.
+    pub(super) reached: Vec<Reached>,
+    /// What each ref's content changes from and to.
+    pub(super) targets: Vec<Target>,
     /// Why the push cannot be made, unless upstream has what neither the pack nor the host has.
     pub(super) absent: Option<Refusal>,
 }
 
-/// Walks from the new tips to what upstream has.
-pub(super) fn of(order: &Order, quarantine: &Quarantine, missing: &mut Missing) -> Result<History, Refusal> {
-    let repository = &quarantine.repository;
-    let mut history = History {
-        updates: Vec::new(),
-        commit_count: 0,
-        commits: Vec::new(),
-        tags: Vec::new(),
-        new: Vec::new(),
-        risks: Vec::new(),
-        absent: None,
-    };
-    let mut tips = Vec::new();
+/// What a ref comes to hold in the end, behind its tags.
+pub(super) enum Target {
+    /// A tree, and the one that it is compared with.
+    Tree {
+        /// Where the change starts from; none where everything is new.
+        base: Option<Oid>,
+        /// What is there afterwards.
+        tip: Oid,
+    },
+    /// A file by itself, under this ref.
+    Blob {
+        /// The ref's name, bounded.
+        under: String,
+        /// The file.
+        oid: Oid,
+    },
+}
+
+/// Walks from the new tips to what their refs reach today.
+pub(super) fn of(order: &Order, look: &mut Look<'_>) -> Result<History, Refusal> {
+    let mut history = History::default();
+    let mut walks = Walks::of(order, look)?;
     for update in &order.updates {
-        let kind = kind(update, quarantine, &mut history, missing)?;
-        if kind != UpdateKind::Delete {
-            let new = quarantine.oid(&update.new)?;
-            tips.extend(peeled(repository, new));
-            tags(repository, new, &mut history)?;
-            history.risks.extend(misnamed(repository, &update.ref_name, new));
+        if let Some(why) = risks::of_ref(&update.ref_name) {
+            look.risks.add(RiskKind::SpecialRef, why);
         }
+        let (kind, commit_count) = update_of(update, look, &mut walks, &mut history)?;
         history.updates.push(UpdateFact {
             ref_name: update.ref_name.clone(),
             kind,
             old: update.old.clone(),
             new: update.new.clone(),
+            commit_count,
         });
     }
-    for known in &order.advertised {
-        if peeled(repository, quarantine.oid(known)?).is_some() {
-            missing.known(known);
-        }
-    }
-    if !tips.is_empty()
-        && let Err(error) = walk(order, quarantine, &tips, &mut history)
-    {
-        if let Walk::Refused(refusal) = error {
-            return Err(refusal);
-        }
-        history
-            .risks
-            .push(unknown("the history is not complete here: not every new commit could be looked at"));
-    }
+    let Walks { found, tips, .. } = walks;
+    history.reached = walk::in_order(found.into_values().collect());
+    history.commit_count = history.reached.len() as u64;
+    listed(order, look, &tips, &mut history)?;
     Ok(history)
 }
 
-fn kind(
-    update: &RefUpdate,
-    quarantine: &Quarantine,
-    history: &mut History,
-    missing: &mut Missing,
-) -> Result<UpdateKind, Refusal> {
-    if update.new.is_zero() {
-        return Ok(UpdateKind::Delete);
+/// Whether everything is at hand that commands name and are compared with; notes what is not. Without it the whole
+/// history would seem to be new.
+pub(super) fn has_ends(order: &Order, look: &mut Look<'_>) -> Result<bool, Refusal> {
+    let makes = |update: &&RefUpdate| update.old.is_zero() && !update.new.is_zero();
+    let default = order.default_branch.iter().filter(|_| order.updates.iter().any(|u| makes(&u)));
+    let named = order.updates.iter().filter(|update| !update.new.is_zero());
+    let ends = named.flat_map(|update| [&update.old, &update.new]).filter(|end| !end.is_zero());
+    for end in ends.chain(default) {
+        if !look.quarantine.has(look.quarantine.oid(end)?) {
+            look.missing.history(end.clone());
+        }
     }
-    let new = quarantine.oid(&update.new)?;
-    if !quarantine.has(new) {
-        // A tag on what was pushed a moment ago: git sends nothing, and the host may not have it yet.
-        missing.history(update.new.clone());
-        history.absent.get_or_insert(Refusal::Missing { ref_name: update.ref_name.to_string() });
-        return Ok(if update.old.is_zero() { UpdateKind::Create } else { UpdateKind::Force });
+    if !look.missing.is_empty() {
+        known(order, look)?;
     }
-    if update.old.is_zero() {
-        return Ok(UpdateKind::Create);
-    }
-    let old = quarantine.oid(&update.old)?;
-    if old == new {
-        return Ok(UpdateKind::FastForward);
-    }
-    if !quarantine.has(old) {
-        missing.history(update.old.clone());
-        // Closed on doubt: what cannot be shown to be an ancestor is overwritten.
-        history.risks.push(unknown(&format!(
-            "{} is at a commit that the host does not have",
-            update.ref_name.short()
-        )));
-        return Ok(UpdateKind::Force);
-    }
-    let repository = &quarantine.repository;
-    let is_commit = |oid| repository.find_commit(oid).is_ok();
-    let ancestor =
-        is_commit(old) && is_commit(new) && repository.graph_descendant_of(new, old).unwrap_or(false);
-    Ok(if ancestor { UpdateKind::FastForward } else { UpdateKind::Force })
+    Ok(look.missing.is_empty())
 }
 
-pub(super) fn unknown(detail: &str) -> Risk {
-    Risk { kind: RiskKind::Unknown, detail: detail.to_owned() }
-}
-
-/// The commit that a tip leads to; none for a tag of something else.
-fn peeled(repository: &Repository, oid: Oid) -> Option<Oid> {
-    repository.find_object(oid, None).ok()?.peel(ObjectType::Commit).ok().map(|commit| commit.id())
-}
-
-enum Walk {
-    Refused(Refusal),
-    Incomplete,
-}
-
-impl From<git2::Error> for Walk {
-    fn from(_: git2::Error) -> Self {
-        Self::Incomplete
-    }
-}
-
-fn walk(order: &Order, quarantine: &Quarantine, tips: &[Oid], history: &mut History) -> Result<(), Walk> {
-    let repository = &quarantine.repository;
-    let mut walk = repository.revwalk()?;
-    walk.set_sorting(git2::Sort::TOPOLOGICAL | git2::Sort::TIME)?;
-    for tip in tips {
-        walk.push(*tip)?;
-    }
+/// The commits at which upstream's refs are, as far as they are at hand; the first of them are named where more is
+/// fetched.
+fn known(order: &Order, look: &mut Look<'_>) -> Result<Vec<Oid>, Refusal> {
     let olds = order.updates.iter().map(|update| &update.old).filter(|old| !old.is_zero());
-    for known in order.advertised.iter().chain(olds) {
-        let known = quarantine.oid(known).map_err(Walk::Refused)?;
-        if let Some(commit) = peeled(repository, known) {
-            walk.hide(commit)?;
+    let mut commits = Vec::new();
+    for tip in olds.chain(&order.default_branch).chain(&order.advertised) {
+        let oid = look.quarantine.oid(tip)?;
+        if look.is_at_hand(oid)
+            && let Some(commit) = terminal(look, oid).commit()
+        {
+            look.missing.known(tip);
+            commits.push(commit);
         }
     }
-    let mut doubts = Doubts::default();
-    for oid in walk.take(COUNTED) {
-        let oid = oid?;
-        history.commit_count += 1;
-        if history.commits.len() < LISTED {
-            let signature = signatures::of_commit(repository, oid, order.object_format)?;
-            history.risks.extend(signature.as_ref().and_then(|signature| bad(&oid.to_string(), signature)));
-            let text = CommitText::of(repository.odb()?.read(oid)?.data());
-            doubts.add(oid, &text);
-            history.commits.push(CommitFact {
-                oid: Quarantine::id(oid).map_err(Walk::Refused)?,
-                author: text.author,
-                committer: text.committer,
-                subject: text.subject,
-                signed: signature.is_some(),
-                signature,
-                parents: u32::try_from(repository.find_commit(oid)?.parent_count()).unwrap_or(u32::MAX),
-            });
-            history.new.push(oid);
+    Ok(commits)
+}
+
+/// The walks of all commands.
+struct Walks {
+    /// Upstream's default branch, for refs that are made.
+    default: Option<Oid>,
+    /// Whether each new ref is walked by itself.
+    one_by_one: bool,
+    found: BTreeMap<Oid, Reached>,
+    /// The commits at which the refs would be.
+    tips: BTreeSet<Oid>,
+}
+
+impl Walks {
+    fn of(order: &Order, look: &mut Look<'_>) -> Result<Self, Refusal> {
+        let creates: Vec<&RefUpdate> =
+            order.updates.iter().filter(|update| update.old.is_zero() && !update.new.is_zero()).collect();
+        let mut default = None;
+        if let Some(tip) = order.default_branch.as_ref().filter(|_| !creates.is_empty()) {
+            let oid = look.quarantine.oid(tip)?;
+            if look.is_at_hand(oid) {
+                default = terminal(look, oid).commit();
+            } else {
+                // Only for want of a base: without it more appears new than is.
+                look.missing.history(tip.clone());
+            }
+        }
+        let mut walks = Self {
+            default,
+            one_by_one: creates.len() <= WALKED_ALONE,
+            found: BTreeMap::new(),
+            tips: BTreeSet::new(),
+        };
+        if !walks.one_by_one {
+            let mut tips = Vec::new();
+            for create in creates {
+                let oid = look.quarantine.oid(&create.new)?;
+                if look.is_at_hand(oid) {
+                    tips.extend(terminal(look, oid).commit());
+                }
+            }
+            let bases: Vec<Oid> = walks.default.into_iter().collect();
+            walks.keep(difference(look, &tips, &bases).commits);
+        }
+        Ok(walks)
+    }
+
+    fn keep(&mut self, commits: Vec<Reached>) {
+        self.found.extend(commits.into_iter().map(|commit| (commit.oid, commit)));
+    }
+}
+
+/// What one command does: its kind, and how many commits its ref newly reaches, where that is known.
+fn update_of(
+    update: &RefUpdate,
+    look: &mut Look<'_>,
+    walks: &mut Walks,
+    history: &mut History,
+) -> Result<(UpdateKind, Option<u64>), Refusal> {
+    if update.new.is_zero() {
+        return Ok((UpdateKind::Delete, Some(0)));
+    }
+    let is_create = update.old.is_zero();
+    let doubtful = if is_create { UpdateKind::Create } else { UpdateKind::Force };
+    let new = look.quarantine.oid(&update.new)?;
+    if !look.quarantine.has(new) {
+        // A tag on what was pushed a moment ago: git sends nothing, and the host may not have it yet.
+        look.missing.history(update.new.clone());
+        history.absent.get_or_insert(Refusal::Missing {
+            ref_name: excerpt(update.ref_name.as_str().as_bytes(), MAX_NAME),
+        });
+        return Ok((doubtful, None));
+    }
+    misnamed(look, &update.ref_name, new);
+    tags(look, new, history)?;
+    let old = if is_create { None } else { Some(look.quarantine.oid(&update.old)?) };
+    if old == Some(new) {
+        return Ok((UpdateKind::FastForward, Some(0)));
+    }
+    if let Some(old) = old
+        && !look.quarantine.has(old)
+    {
+        // Closed on doubt: what cannot be shown to be an ancestor is overwritten, and nothing of it hides anything.
+        let name = excerpt(update.ref_name.short().as_bytes(), MAX_NAME);
+        look.risks.add(RiskKind::Unknown, format!("{name} is at a commit that the host does not have"));
+    }
+    let before = old.map_or(Terminal::Absent, |old| terminal(look, old));
+    let moved = Moved { old, new, before };
+    Ok(match terminal(look, new) {
+        Terminal::Commit(tip) => history_of(&moved, tip, look, walks, history),
+        Terminal::Tree(tip) => {
+            history.targets.push(Target::Tree { base: before.tree(look), tip });
+            (doubtful, Some(0))
+        }
+        Terminal::Blob(oid) => {
+            let under = excerpt(update.ref_name.as_str().as_bytes(), MAX_NAME / 2);
+            history.targets.push(Target::Blob { under, oid });
+            (doubtful, Some(0))
+        }
+        // Noted where it was looked for.
+        Terminal::Absent => (doubtful, None),
+    })
+}
+
+/// A ref that is not deleted.
+struct Moved {
+    /// Where it is; none for a new one.
+    old: Option<Oid>,
+    /// Where it would be.
+    new: Oid,
+    /// What the old one leads to.
+    before: Terminal,
+}
+
+/// What a ref that leads to a commit newly reaches.
+fn history_of(
+    moved: &Moved,
+    tip: Oid,
+    look: &mut Look<'_>,
+    walks: &mut Walks,
+    history: &mut History,
+) -> (UpdateKind, Option<u64>) {
+    let is_create = moved.old.is_none();
+    walks.tips.insert(tip);
+    let base = if is_create { walks.default } else { moved.before.commit() };
+    let mut kind = if is_create { UpdateKind::Create } else { UpdateKind::Force };
+    let mut count = None;
+    if !is_create || walks.one_by_one {
+        let bases: Vec<Oid> = base.into_iter().collect();
+        let walked = difference(look, &[tip], &bases);
+        count = walked.whole.then_some(walked.commits.len() as u64);
+        // A tag that moves is overwritten even where its commit goes on.
+        let are_commits = moved.old == base && moved.new == tip;
+        if !is_create && are_commits && !walked.met.is_empty() {
+            kind = UpdateKind::FastForward;
+        }
+        walks.keep(walked.commits);
+    }
+    let base = if is_create { fork(look, tip, &walks.found) } else { moved.before.tree(look) };
+    if let Ok(commit) = look.quarantine.repository.find_commit(tip) {
+        history.targets.push(Target::Tree { base, tip: commit.tree_id() });
+    }
+    (kind, count)
+}
+
+/// The tree that a new ref starts from: that of its first ancestor that is not new to it.
+fn fork(look: &Look<'_>, tip: Oid, new: &BTreeMap<Oid, Reached>) -> Option<Oid> {
+    let mut oid = tip;
+    while let Some(commit) = new.get(&oid) {
+        oid = *commit.parents.first()?;
+    }
+    look.quarantine.repository.find_commit(oid).ok().map(|commit| commit.tree_id())
+}
+
+/// What an object leads to behind its tags.
+#[derive(Debug, Clone, Copy)]
+enum Terminal {
+    Commit(Oid),
+    Tree(Oid),
+    Blob(Oid),
+    Absent,
+}
+
+impl Terminal {
+    const fn commit(self) -> Option<Oid> {
+        match self {
+            Self::Commit(oid) => Some(oid),
+            _ => None,
         }
     }
-    history.risks.extend(doubts.risks());
-    if history.commit_count > LISTED as u64 {
-        history.risks.push(unknown(&format!("only the newest {LISTED} commits were looked at one by one")));
+
+    fn tree(self, look: &Look<'_>) -> Option<Oid> {
+        match self {
+            Self::Commit(oid) => look.quarantine.repository.find_commit(oid).ok().map(|c| c.tree_id()),
+            Self::Tree(oid) => Some(oid),
+            Self::Blob(_) | Self::Absent => None,
+        }
+    }
+}
+
+fn terminal(look: &mut Look<'_>, mut oid: Oid) -> Terminal {
+    for _ in 0..=MAX_NESTED {
+        match look.header(oid).map(|(_, kind)| kind) {
+            Some(ObjectType::Commit) => return Terminal::Commit(oid),
+            Some(ObjectType::Tree) => return Terminal::Tree(oid),
+            Some(ObjectType::Blob) => return Terminal::Blob(oid),
+            Some(ObjectType::Tag) => match look.quarantine.repository.find_tag(oid) {
+                Ok(tag) => oid = tag.target_id(),
+                Err(_) => break,
+            },
+            _ => {
+                look.lacks_history(oid);
+                return Terminal::Absent;
+            }
+        }
+    }
+    look.risks.not_looked_at(format!("what lies behind {MAX_NESTED} tags of tags"));
+    Terminal::Absent
+}
+
+/// Lists the newest commits, and tells those that no ref of upstream's reaches.
+fn listed(
+    order: &Order,
+    look: &mut Look<'_>,
+    tips: &BTreeSet<Oid>,
+    history: &mut History,
+) -> Result<(), Refusal> {
+    let known = known(order, look)?;
+    let mut new = BTreeSet::new();
+    if !history.reached.is_empty() {
+        let tips: Vec<Oid> = tips.iter().copied().collect();
+        let walked = difference(look, &tips, &known);
+        new = walked.commits.into_iter().map(|commit| commit.oid).collect();
+    }
+    history.new_count = history.reached.iter().filter(|commit| new.contains(&commit.oid)).count() as u64;
+    let repository = &look.quarantine.repository;
+    for commit in history.reached.iter().take(LISTED) {
+        let unreadable = |error: git2::Error| failed("a commit", error);
+        let signature =
+            signatures::of_commit(repository, commit.oid, order.object_format).map_err(unreadable)?;
+        if let Some(Risk { kind, detail }) = signature.as_ref().and_then(|s| bad(&commit.oid.to_string(), s))
+        {
+            look.risks.add(kind, detail);
+        }
+        let odb = repository.odb().map_err(unreadable)?;
+        let CommitText { author, committer, subject, .. } =
+            CommitText::of(odb.read(commit.oid).map_err(unreadable)?.data());
+        history.commits.push(CommitFact {
+            oid: Quarantine::id(commit.oid)?,
+            author,
+            committer,
+            subject,
+            signed: signature.is_some(),
+            signature,
+            parents: u32::try_from(commit.parents.len()).unwrap_or(u32::MAX),
+            is_new: new.contains(&commit.oid),
+        });
     }
     Ok(())
 }
 
 /// The tags at which a ref would be, and those that they name in turn.
-fn tags(repository: &Repository, mut oid: Oid, history: &mut History) -> Result<(), Refusal> {
+fn tags(look: &mut Look<'_>, mut oid: Oid, history: &mut History) -> Result<(), Refusal> {
     let unreadable = |error: git2::Error| failed("a tag", error);
-    while history.tags.len() < LISTED
-        && !history.tags.iter().any(|known| known.oid.as_str() == oid.to_string())
-        && let Ok(tag) = repository.find_tag(oid)
-    {
-        let signature = signatures::of_tag(repository, oid).map_err(unreadable)?;
+    let repository = &look.quarantine.repository;
+    for _ in 0..=MAX_NESTED {
+        let id = Quarantine::id(oid)?;
+        let Ok(tag) = repository.find_tag(oid) else { return Ok(()) };
+        history.tag_count += 1;
         let name = escaped(tag.name_bytes(), MAX_TEXT);
-        history.risks.extend(signature.as_ref().and_then(|signature| bad(&name, signature)));
-        let odb = repository.odb().map_err(unreadable)?;
-        let object = odb.read(oid).map_err(unreadable)?;
-        // git takes a tag's bytes for text, up to a NUL, whatever it says of an encoding.
-        if object.data().contains(&0) || std::str::from_utf8(object.data()).is_err() {
-            let detail = format!("tag {name}: its text is not UTF-8, or has a NUL: git shows its raw bytes");
-            history.risks.push(Risk { kind: RiskKind::Encoding, detail });
+        search::message(look, oid, &format!("tag {name}"));
+        if history.tags.len() < LISTED && !history.tags.iter().any(|known| known.oid == id) {
+            let signature = signatures::of_tag(repository, oid).map_err(unreadable)?;
+            if let Some(Risk { kind, detail }) =
+                signature.as_ref().and_then(|signature| bad(&name, signature))
+            {
+                look.risks.add(kind, detail);
+            }
+            let message = tag.message_bytes().unwrap_or_default();
+            history.tags.push(TagFact {
+                oid: id,
+                name,
+                tagger: tag.tagger().as_ref().map(identity),
+                subject: escaped(message.split(|byte| *byte == b'\n').next().unwrap_or_default(), MAX_TEXT),
+                signature,
+            });
         }
-        let message = tag.message_bytes().unwrap_or_default();
-        history.tags.push(TagFact {
-            oid: Quarantine::id(oid)?,
-            name,
-            tagger: tag.tagger().as_ref().map(identity),
-            subject: escaped(message.split(|byte| *byte == b'\n').next().unwrap_or_default(), MAX_TEXT),
-            signature,
-        });
         oid = tag.target_id();
     }
     Ok(())
 }
 
-/// The risk of a tag that stands at a ref of another name: a signature of `test` would be read as one of `v9`.
-fn misnamed(repository: &Repository, ref_name: &RefName, oid: Oid) -> Option<Risk> {
-    let tag = repository.find_tag(oid).ok()?;
-    let wanted = ref_name.as_str().strip_prefix("refs/tags/")?;
-    let detail =
-        format!("{} would hold a tag that calls itself {}", ref_name, escaped(tag.name_bytes(), MAX_TEXT));
-    (tag.name_bytes() != wanted.as_bytes()).then_some(Risk { kind: RiskKind::TagName, detail })
-}
-
-/// Commits that do not read as plain UTF-8, by what is to be said of them.
-#[derive(Default)]
-struct Doubts(BTreeMap<String, Doubtful>);
-
-struct Doubtful {
-    kind: RiskKind,
-    first: Oid,
-    commits: u64,
-}
-
-impl Doubts {
-    fn add(&mut self, oid: Oid, text: &CommitText) {
-        if text.jj_trees {
-            self.count(oid, RiskKind::OtherTree, CommitText::JJ_TREES.to_owned());
-        }
-        match (&text.doubt, text.encoding) {
-            (Some(doubt), _) => self.count(oid, RiskKind::Encoding, doubt.to_string()),
-            (None, Some(name)) => self.count(oid, RiskKind::Encoding, CommitText::encoded(name)),
-            (None, None) => {}
-        }
-    }
-
-    fn count(&mut self, oid: Oid, kind: RiskKind, what: String) {
-        // Names of encodings are the session's to choose: so many, and no more.
-        if self.0.len() < MAX_DOUBTS || self.0.contains_key(&what) {
-            self.0.entry(what).or_insert(Doubtful { kind, first: oid, commits: 0 }).commits += 1;
-        }
-    }
-
-    fn risks(self) -> impl Iterator<Item = Risk> {
-        self.0.into_iter().map(|(what, Doubtful { kind, first, commits })| {
-            let more = if commits > 1 { format!(" ({} more)", commits - 1) } else { String::new() };
-            Risk { kind, detail: format!("commit {:.8}{more}: {what}", first.to_string()) }
-        })
+/// Notes a tag that stands at a ref of another name: a signature of `test` would be read as one of `v9`.
+fn misnamed(look: &mut Look<'_>, ref_name: &RefName, oid: Oid) {
+    let Ok(tag) = look.quarantine.repository.find_tag(oid) else { return };
+    let Some(wanted) = ref_name.as_str().strip_prefix("refs/tags/") else { return };
+    if tag.name_bytes() != wanted.as_bytes() {
+        let name = excerpt(ref_name.as_str().as_bytes(), MAX_NAME / 2);
+        let calls_itself = escaped(tag.name_bytes(), MAX_NAME / 2);
+        look.risks
+            .add(RiskKind::TagName, format!("{name} would hold a tag that calls itself {calls_itself}"));
     }
 }
 

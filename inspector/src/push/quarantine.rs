@@ -40,6 +40,12 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
+    /// One around a repository that a test made.
+    #[cfg(test)]
+    pub(super) fn of(repository: Repository, format: ObjectFormat) -> Self {
+        Self { repository, pack: BTreeSet::new(), objects: 0, bytes: 0, risks: Vec::new(), format }
+    }
+
     /// One that holds nothing and borrows everything.
     pub(super) fn borrowing(order: &Order) -> Result<Self, Refusal> {
         let repository = init(order).map_err(|error| failed("the quarantine", error))?;

@@ -3,20 +3,16 @@
 use std::collections::BTreeSet;
 
 use git2::{ObjectType, Oid};
-use keyhatch_protocol::{Risk, RiskKind};
+use keyhatch_protocol::RiskKind;
 
-use super::history::unknown;
+use super::look::Look;
 use super::quarantine::Quarantine;
-use super::{Missing, Order, Refusal};
+use super::{Order, Refusal};
 
 /// Compares what the pack holds with what its commands lead to.
-pub(super) fn of(
-    order: &Order,
-    quarantine: &Quarantine,
-    missing: &mut Missing,
-) -> Result<Vec<Risk>, Refusal> {
+pub(super) fn of(order: &Order, look: &mut Look<'_>) -> Result<(), Refusal> {
+    let quarantine = look.quarantine;
     let mut reached: BTreeSet<Oid> = BTreeSet::new();
-    let mut incomplete = false;
     let mut waiting = Vec::new();
     for update in order.updates.iter().filter(|update| !update.new.is_zero()) {
         waiting.push((quarantine.oid(&update.new)?, Is::History));
@@ -26,8 +22,7 @@ pub(super) fn of(
         // only where the diff shows it.
         if !quarantine.pack.contains(&oid) {
             if is == Is::History && !quarantine.has(oid) {
-                incomplete = true;
-                missing.history(Quarantine::id(oid)?);
+                look.lacks_history(oid);
             }
             continue;
         }
@@ -36,16 +31,12 @@ pub(super) fn of(
         }
     }
     let stray = quarantine.pack.len() - reached.len();
-    let mut risks = Vec::new();
     if stray > 0 {
         let detail =
             format!("{stray} of the pack's {} objects belong to none of its refs", quarantine.pack.len());
-        risks.push(Risk { kind: RiskKind::Unreachable, detail });
+        look.risks.add(RiskKind::Unreachable, detail);
     }
-    if incomplete {
-        risks.push(unknown("the pack builds on objects that the host does not have"));
-    }
-    Ok(risks)
+    Ok(())
 }
 
 /// What an object is, as far as it matters here.

@@ -30,7 +30,8 @@ const FORMS: &[Form] = &[
 
 /// What kind of secret a line seems to hold; never the secret itself.
 pub(super) fn in_line(line: &[u8]) -> Option<&'static str> {
-    let text = std::str::from_utf8(line).ok()?;
+    // A byte that is no text must not hide what stands beside it.
+    let text = &String::from_utf8_lossy(line);
     if text.contains("-----BEGIN ") && text.contains("PRIVATE KEY") {
         return Some("private key");
     }

@@ -80,11 +80,14 @@ fn operation(want: Want) -> Operation {
         kind: UpdateKind::Create,
         old: oid(0),
         new: oid(want.commit + 1),
+        commit_count: None,
     };
     let facts = Facts {
         object_format: ObjectFormat::Sha1,
         updates: vec![update],
         commit_count: 1,
+        new_commit_count: 1,
+        tag_count: 0,
         commits: Vec::new(),
         tags: Vec::new(),
         file_count: 0,

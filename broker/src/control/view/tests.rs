@@ -50,16 +50,25 @@ fn facts() -> impl Strategy<Value = Facts> {
             signed: true,
             signature: Some(signature.clone()),
             parents: 1,
+            is_new: true,
         };
         // Not more than what fits a test's memory: long texts a few times, short ones often.
         let most = |count: usize| count.min(4_000_000 / text.len().max(1));
         Facts {
             object_format: ObjectFormat::Sha1,
             updates: vec![
-                UpdateFact { ref_name: name, kind: UpdateKind::Create, old: oid(), new: oid() };
+                UpdateFact {
+                    ref_name: name,
+                    kind: UpdateKind::Create,
+                    old: oid(),
+                    new: oid(),
+                    commit_count: None,
+                };
                 refs
             ],
             commit_count: commits as u64,
+            new_commit_count: commits as u64,
+            tag_count: commits as u64,
             commits: vec![commit; most(commits) / 8],
             tags: vec![
                 TagFact {
