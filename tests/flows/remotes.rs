@@ -100,9 +100,9 @@ fn push_options_are_shown_and_make_an_approval_good_for_once_only() {
     let asked = world.pending();
     assert_eq!(asked["push_options"], serde_json::json!(["merge_request.create", "ci.skip"]));
     let id = asked["id"].as_str().expect("an id");
-    let session = world.approve(&id, &["--session"]).fails();
+    let session = world.approve(id, &["--session"]).fails();
     assert!(session.stderr.contains("only be approved once"), "{session:?}");
-    world.approve(&id, &[]).ok();
+    world.approve(id, &[]).ok();
     push.finish().ok();
 }
 

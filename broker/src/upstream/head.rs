@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(of(&[format!("{id} HEAD\0symref=HEAD:refs/heads/m\n")]), Some(id.clone()));
         assert_eq!(of(&[format!("{id} HEAD symref-target:refs/heads/m\n")]), Some(id.clone()));
         assert_eq!(of(&[format!("{id} HEADS\n"), format!("{id} refs/heads/HEAD\n")]), None);
-        assert_eq!(of(&[format!("unborn HEAD symref-target:refs/heads/m\n")]), None);
+        assert_eq!(of(&["unborn HEAD symref-target:refs/heads/m\n".to_owned()]), None);
         assert_eq!(of(&[format!("{} capabilities^{{}}\0x", "0".repeat(40))]), None);
     }
 }

@@ -178,7 +178,7 @@ pub enum HarvestError {
     Agreed(#[from] io::Error),
 }
 
-/// Gathers in a confined child, and waits for it. What it answers is to be [checked](check) before anything is done.
+/// Gathers in a confined child, and waits for it. What it answers is to be [checked](check()) before anything is done.
 ///
 /// # Errors
 /// When the child did not answer.

@@ -113,7 +113,7 @@ fn stash(order: &Order, side: &Beneath) -> Option<Vec<LogEntry>> {
 fn tree_state(order: &Order, side: &Beneath, (at, tree): (usize, &TreeOrder)) -> io::Result<TreeState> {
     let within =
         |name: &str| if tree.within == "." { name.to_owned() } else { format!("{}/{name}", tree.within) };
-    let log = side.read(&within("logs/HEAD"), MAX_LOG).ok().flatten().unwrap_or_default();
+    let log = side.read(within("logs/HEAD"), MAX_LOG).ok().flatten().unwrap_or_default();
     let logged = LogEntry::lines(&log).count();
     let mut state = TreeState {
         head: Head::read(side, &within("HEAD")).filter(is_followed).filter(|head| match head {
@@ -127,7 +127,7 @@ fn tree_state(order: &Order, side: &Beneath, (at, tree): (usize, &TreeOrder)) ->
         ..TreeState::default()
     };
     let before = index::read_or_empty(&order.agreed.join(format!("index-{at}")))?;
-    let now = match side.read(&within("index"), MAX_INDEX) {
+    let now = match side.read(within("index"), MAX_INDEX) {
         Ok(now) => now.unwrap_or_default(),
         Err(_) => {
             state.index_refused = Some("it cannot be read".into());
@@ -199,7 +199,7 @@ fn wanted(
 }
 
 fn log_of(order: &Order, side: &Beneath, name: &RefName) -> Vec<LogEntry> {
-    let log = side.read(&format!("logs/{name}"), MAX_LOG).ok().flatten().unwrap_or_default();
+    let log = side.read(format!("logs/{name}"), MAX_LOG).ok().flatten().unwrap_or_default();
     tail(order, &log, LOG_TAIL)
 }
 

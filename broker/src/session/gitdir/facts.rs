@@ -316,7 +316,7 @@ impl Clean {
     fn compared<'p>(
         &self,
         pairs: impl Iterator<Item = &'p (ObjectId, ObjectId)>,
-    ) -> io::Result<Option<BTreeMap<(ObjectId, ObjectId), Vec<String>>>> {
+    ) -> io::Result<Option<Added>> {
         let list: String = pairs.map(|(from, to)| format!("{from} {to}\n")).collect();
         let mut git = self.git();
         git.args(["diff-tree", "--stdin", "-r", "-z", "--raw", "--no-renames", "--no-abbrev"]);
@@ -325,10 +325,13 @@ impl Clean {
     }
 }
 
+/// Submodules that a tree has and another had not, by both trees.
+type Added = BTreeMap<(ObjectId, ObjectId), Vec<String>>;
+
 /// Reads what `git diff-tree --stdin -z --raw` says: for each pair a line with both trees, then `:MODE MODE ID ID STATUS`
 /// and a path, each ended by NUL. None where it is something else.
-fn added_in(said: &[u8]) -> Option<BTreeMap<(ObjectId, ObjectId), Vec<String>>> {
-    let mut found: BTreeMap<(ObjectId, ObjectId), Vec<String>> = BTreeMap::new();
+fn added_in(said: &[u8]) -> Option<Added> {
+    let mut found = Added::new();
     let (mut rest, mut pair) = (said, None);
     while !rest.is_empty() {
         if rest[0] != b':' {

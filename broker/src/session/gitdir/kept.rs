@@ -164,7 +164,7 @@ fn copy(inside: &Beneath, to: &Path, most: u64) -> io::Result<()> {
             continue;
         }
         fs::create_dir_all(to.join("objects").join(name))?;
-        for file in inside.list(&format!("objects/{name}"), MAX_FILES)? {
+        for file in inside.list(format!("objects/{name}"), MAX_FILES)? {
             let Some(file) = file.name.to_str() else { continue };
             let stem = file.strip_prefix("pack-").and_then(|pack| {
                 ["pack", "idx"].iter().find_map(|end| pack.strip_suffix(&format!(".{end}")))

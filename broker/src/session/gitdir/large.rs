@@ -36,7 +36,7 @@ pub(super) fn bring(state: &State, max_bytes: u64) -> io::Result<(usize, u64)> {
                 if entry.kind != FileType::RegularFile || target.exists() {
                     continue;
                 }
-                match take(inside.file(&format!("{second}/{name}"))?, (name, &target), left)? {
+                match take(inside.file(format!("{second}/{name}"))?, (name, &target), left)? {
                     Some(size) => left = left.saturating_sub(size),
                     None => refused += 1,
                 }

@@ -197,7 +197,7 @@ impl Repository {
         if !whole || (dot_git == DotGit::Bare && top.kind(&git.join("config"))?.is_none()) {
             return Ok(None);
         }
-        let read = |name: &str, max| top.read(&git.join(name), max);
+        let read = |name: &str, max| top.read(git.join(name), max);
         let config = read("config", MAX_CONFIG)?.unwrap_or_default();
         let git_dir = project.join(&git);
         let mut stores = vec![git_dir.join("objects")];

@@ -78,11 +78,14 @@ pub struct Round<'r> {
 /// Holds an answer against what was asked, and returns what both sides agreed that the refs are which it names.
 pub type Check<'c> = &'c dyn Fn(&Harvest) -> Result<Refs, HarvestError>;
 
+/// What was gathered, and the refs that both sides agreed on which it names.
+pub type Harvested = Result<(Harvest, Refs), HarvestError>;
+
 /// The confined children that a round asks.
 #[derive(Clone, Copy)]
 pub struct Children<'c> {
     /// Gathers what the session changed.
-    pub harvest: &'c dyn Fn(&Order, Check<'_>) -> Result<(Harvest, Refs), HarvestError>,
+    pub harvest: &'c dyn Fn(&Order, Check<'_>) -> Harvested,
     /// Reads new objects once more.
     pub verify: &'c dyn Fn(&VerifyRequest) -> Result<(), VerifyError>,
 }
@@ -92,7 +95,7 @@ impl Children<'static> {
     pub const CONFINED: Self = Self { harvest: &harvested, verify: &verify };
 }
 
-fn harvested(order: &Order, check: Check<'_>) -> Result<(Harvest, Refs), HarvestError> {
+fn harvested(order: &Order, check: Check<'_>) -> Harvested {
     harvest(order)?.check(|harvest| {
         let before = check(&harvest)?;
         Ok((harvest, before))

@@ -49,7 +49,7 @@ fn same_tree(state: &State, inside: &Beneath, (at, tree): (usize, &Tree)) -> io:
     if Head::read(inside, &within("HEAD")) != tree.head || BUSY.iter().any(|name| inside.has(&within(name))) {
         return Ok(false);
     }
-    let log = inside.read(&within("logs/HEAD"), MAX_LOG)?.unwrap_or_default();
+    let log = inside.read(within("logs/HEAD"), MAX_LOG)?.unwrap_or_default();
     if LogEntry::lines(&log).count() != tree.logged {
         return Ok(false);
     }
@@ -57,7 +57,7 @@ fn same_tree(state: &State, inside: &Beneath, (at, tree): (usize, &Tree)) -> io:
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         agreed => agreed.unwrap_or_default(),
     };
-    Ok(inside.read(&within("index"), MAX_INDEX)?.unwrap_or_default() == agreed)
+    Ok(inside.read(within("index"), MAX_INDEX)?.unwrap_or_default() == agreed)
 }
 
 #[cfg(test)]
