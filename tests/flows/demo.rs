@@ -12,7 +12,8 @@ fn the_demo_plays_without_a_human_and_leaves_nothing_behind() {
     for expected in [
         "id_ed25519: No such file or directory",
         "Failed to connect to 192.0.2.1",
-        "fast-forward  refs/heads/main",
+        "  fast-forward ",
+        "│ refs/heads/main",
         "+    println!(\"Hello, Ada!\");",
         "push-sending",
         " lines, each follows from the one before",

@@ -76,9 +76,9 @@ impl Details {
             UpdateKind::FastForward | UpdateKind::Force => format!("{old} -> {new}"),
         };
         if is_dangerous(update.kind) {
-            self.warn(format!("! {:<12}{from_to}", word(update.kind)));
+            self.warn(format!("! {:<11} {from_to}", word(update.kind)));
         } else {
-            self.say(format!("  {:<12}{from_to}", word(update.kind)));
+            self.say(format!("  {:<11} {from_to}", word(update.kind)));
         }
         self.name(&update.ref_name);
     }

@@ -148,7 +148,9 @@ mod tests {
             "git@h:/srv/it's.git"
         );
         assert_eq!(remote(&["git@h.example", "git-upload-pack 'a/b.git'"]), "git@h.example:a/b.git");
-        assert_eq!(remote(&["-p", "22", "git@h", "git-receive-pack '/a'"]), "ssh://git@h:22/a");
+        assert_eq!(remote(&["-p", "2222", "git@h", "git-receive-pack '/a'"]), "ssh://git@h:2222/a");
+        // The usual port is none.
+        assert_eq!(remote(&["-p", "22", "git@h", "git-receive-pack '/a'"]), "ssh://git@h/a");
         assert_eq!(
             called(&["keyhatch", "git-lfs-authenticate /https/h/a.git upload"]).expect("lfs").service,
             Service::LfsAuthenticate

@@ -187,7 +187,7 @@ proptest! {
         if laid.offer != Offer::Elsewhere {
             let columns = usize::from(columns);
             for (name, kind) in refs.iter().filter(|(_, kind)| matches!(*kind, "force" | "delete")) {
-                let row = Row::session(name).fitted(columns);
+                let row = Row::name(name).fitted(columns);
                 prop_assert!(lines.contains(&row), "{kind} {name}: {lines:#?}");
             }
             prop_assert!(lines[1].starts_with("│ https://"));
