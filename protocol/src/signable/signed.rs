@@ -20,7 +20,9 @@ pub fn split_commit(object: &[u8], names: ObjectFormat) -> Option<SignedObject> 
         ObjectFormat::Sha1 => b"gpgsig",
         ObjectFormat::Sha256 => b"gpgsig-sha256",
     };
-    let end = object.windows(2).position(|pair| pair == b"\n\n").map_or(object.len(), |at| at + 1);
+    // The first empty line ends the headers, also where it is the first line of all.
+    let after_first = object.windows(2).position(|pair| pair == b"\n\n").map_or(object.len(), |at| at + 1);
+    let end = if object.starts_with(b"\n") { 0 } else { after_first };
     let (head, body) = object.split_at(end);
     let mut covered = Vec::with_capacity(object.len());
     let mut signature = Vec::new();
