@@ -57,7 +57,8 @@ pub(crate) fn still_alive(mut alive: PipeReader) -> Result<(), RunError> {
     match alive.read(&mut [0]) {
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
         Err(error) => Err(at("watch", "the parent")(error)),
-        Ok(_) => Err(at("watch", "the parent")(std::io::Error::from_raw_os_error(libc::ESRCH))),
+        // Nobody is there to be told.
+        Ok(_) => abandoned(),
     }
 }
 

@@ -28,7 +28,9 @@ static PROGRAMS: LazyLock<Vec<Program>> = LazyLock::new(|| {
     let messages = String::from_utf8_lossy(&told.stdout).into_owned();
     let executables =
         messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    // Suites alone: a program that one of them starts is built with it.
     let mut programs: Vec<Program> = executables
+        .filter(|message| message["target"]["kind"][0] == "test")
         .filter_map(|message| {
             Some((message["target"]["name"].as_str()?.to_owned(), message["executable"].as_str()?.into()))
         })

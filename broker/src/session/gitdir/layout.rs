@@ -53,6 +53,15 @@ pub enum LayoutError {
         /// Which part: `gitdir`, `commondir`.
         what: &'static str,
     },
+    /// Its configuration cannot be read.
+    #[error("{file} cannot be read")]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// It cannot be read.
     #[error("it cannot be read")]
     Unreadable(#[from] io::Error),
@@ -140,7 +149,9 @@ impl Repository {
             Some(path) => git_dir.join(text(&path).trim_end_matches('\n')).canonicalize()?,
             None => git_dir.clone(),
         };
-        let config = Beneath::own(&common)?.read("config", MAX_CONFIG)?.unwrap_or_default();
+        let config = Beneath::own(&common)?.read("config", MAX_CONFIG);
+        let file = common.join("config");
+        let config = config.map_err(|source| LayoutError::Config { file, source })?.unwrap_or_default();
         let stores = stores(&common.join("objects"))?;
         Ok(Self::configured(
             &text(&config),
